@@ -1,0 +1,56 @@
+"""DPM-Solver++(2M) SDE: the sampler that ComfyUI calls ``dpmpp_2m_sde_gpu``, and what it stands on.
+
+The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise schedules),
+:mod:`~dpmpp_core.mesh`, :mod:`~dpmpp_core.coefficients` (A, B, C, D), :mod:`~dpmpp_core.noise`,
+:mod:`~dpmpp_core.sampler`, :mod:`~dpmpp_core.targets` (data whose denoiser is exact) and
+:mod:`~dpmpp_core.figures`, which needs matplotlib and is imported only on request.
+"""
+
+from . import schedule
+from .coefficients import Coefficients, StepTable, history_weight, step_table
+from .mesh import Mesh
+from .noise import BrownianTree, IndependentNoise, NoiseSampler
+from .sampler import (
+    ModelOutputError,
+    Step,
+    Transition,
+    sample,
+    sample_dpmpp_2m_sde,
+    sample_dpmpp_2m_sde_gpu,
+    sample_dpmpp_2m_sde_heun,
+    sample_dpmpp_2m_sde_heun_gpu,
+    step,
+    trajectory,
+)
+from .schedule import VE, VP, Flow, Process
+from .targets import GaussianMixture, gaussian, point_cloud
+
+__all__ = [
+    "VE",
+    "VP",
+    "BrownianTree",
+    "Coefficients",
+    "Flow",
+    "GaussianMixture",
+    "IndependentNoise",
+    "Mesh",
+    "ModelOutputError",
+    "NoiseSampler",
+    "Process",
+    "Step",
+    "StepTable",
+    "Transition",
+    "gaussian",
+    "history_weight",
+    "point_cloud",
+    "sample",
+    "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2m_sde_gpu",
+    "sample_dpmpp_2m_sde_heun",
+    "sample_dpmpp_2m_sde_heun_gpu",
+    "schedule",
+    "step",
+    "step_table",
+    "trajectory",
+]
+__version__ = "0.1.0"

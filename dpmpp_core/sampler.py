@@ -1,0 +1,532 @@
+"""The step, the loop, and the four functions with ComfyUI's names and signature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .coefficients import Coefficients, SolverType, StepTable, step_table
+from .mesh import Mesh, read_levels
+from .noise import BrownianTree, NoiseSampler
+from .noise.protocol import working_dtype
+from .schedule import Process, as_process
+
+__all__ = [
+    "ModelOutputError",
+    "Step",
+    "Transition",
+    "sample",
+    "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2m_sde_gpu",
+    "sample_dpmpp_2m_sde_heun",
+    "sample_dpmpp_2m_sde_heun_gpu",
+    "step",
+    "trajectory",
+]
+
+Model = Callable[..., Tensor]
+Callback = Callable[[dict[str, Any]], Any]
+
+
+class ModelOutputError(ValueError):
+    """The model returned something that cannot be stepped on.
+
+    Attributes:
+        step: the index of the step at which it happened.
+        x: the last state computed before it was noticed. On the host that is the state the model
+            was called with. On an accelerator values are looked at once, after the last step,
+            and it is the final state, whose other samples are as good as ever.
+    """
+
+    def __init__(self, message: str, step: int, x: Tensor) -> None:
+        super().__init__(message)
+        self.step = step
+        self.x = x
+
+
+# --- one step ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step taken apart: ``x_next = x + drift + history + noise``, up to rounding.
+
+    All four have the shape, device and dtype of the state.
+    """
+
+    x_next: Tensor
+    drift: Tensor
+    history: Tensor
+    noise: Tensor
+
+
+def step(
+    coefficients: Coefficients,
+    x: Tensor,
+    denoised: Tensor,
+    previous: Tensor | None = None,
+    xi: Tensor | None = None,
+) -> Step:
+    r"""One step of the sampler and the three terms it is the sum of.
+
+    .. math::
+
+        x_{k+1} - x_k = \underbrace{(A - 1)\, x_k + B\, \hat x_{0,k}}_{\text{drift}}
+        + \underbrace{C\, (\hat x_{0,k} - \hat x_{0,k-1})}_{\text{history}}
+        + \underbrace{D\, \xi_k}_{\text{noise}}
+
+    Args:
+        coefficients: the row of the step, ``step_table(...)[k]``.
+        x: the state :math:`x_k`, shape ``(B, ...)``, any floating dtype.
+        denoised: the model's estimate :math:`\hat x_{0,k}`, same shape.
+        previous: the estimate of the step before; may be None where C = 0.
+        xi: the unit normal :math:`\xi_k`; may be None where D = 0.
+
+    Returns:
+        The new state and its terms. No argument is modified.
+
+    Raises:
+        ValueError: if C or D is not 0 and the tensor that it multiplies is missing.
+    """
+    a, b, c, d = coefficients
+    if c != 0.0 and previous is None:
+        raise ValueError(f"previous must be a tensor where C is not 0, got None with C = {c}")
+    if d != 0.0 and xi is None:
+        raise ValueError(f"xi must be a tensor where D is not 0, got None with D = {d}")
+    work = working_dtype(x.dtype)
+    state, estimate = x.to(work), denoised.to(work)
+    drift = (a - 1.0) * state + b * estimate
+    history = torch.zeros_like(state) if previous is None else c * (estimate - previous.to(work))
+    noise = torch.zeros_like(state) if xi is None else d * xi.to(work)
+    return Step(
+        x_next=_advance(coefficients, x, denoised, previous, xi),
+        drift=drift.to(x.dtype),
+        history=history.to(x.dtype),
+        noise=noise.to(x.dtype),
+    )
+
+
+def _advance(
+    coefficients: Coefficients,
+    x: Tensor,
+    denoised: Tensor,
+    previous: Tensor | None,
+    xi: Tensor | None,
+) -> Tensor:
+    """The new state alone: four passes over memory, one new buffer, one rounding if in half."""
+    a, b, c, d = coefficients
+    if coefficients == (0.0, 1.0, 0.0, 0.0):
+        return denoised
+    out = x.to(working_dtype(x.dtype)) * a
+    out.add_(denoised, alpha=b + c)
+    if c != 0.0 and previous is not None:
+        out.add_(previous, alpha=-c)
+    if d != 0.0 and xi is not None:
+        out.add_(xi, alpha=d)
+    return out.to(x.dtype)
+
+
+# --- the loop ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Step k of a run: the state it left, what it used, and the state it reached.
+
+    ``previous`` is None at the first step, ``xi`` is None where no noise is drawn. The terms are
+    computed when they are asked for.
+    """
+
+    k: int
+    sigma: float
+    sigma_next: float
+    coefficients: Coefficients
+    x: Tensor
+    denoised: Tensor
+    previous: Tensor | None
+    xi: Tensor | None
+    x_next: Tensor
+
+    @property
+    def terms(self) -> Step:
+        """The step taken apart by :func:`step`."""
+        return step(self.coefficients, self.x, self.denoised, self.previous, self.xi)
+
+    @property
+    def drift(self) -> Tensor:
+        r""":math:`(A - 1) x_k + B \hat x_{0,k}`."""
+        return self.terms.drift
+
+    @property
+    def history(self) -> Tensor:
+        r""":math:`C (\hat x_{0,k} - \hat x_{0,k-1})`."""
+        return self.terms.history
+
+    @property
+    def noise(self) -> Tensor:
+        r""":math:`D \xi_k`."""
+        return self.terms.noise
+
+
+def trajectory(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    solver_type: SolverType = "midpoint",
+    process: str | Process = "ve",
+    noise_sampler: NoiseSampler | None = None,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Transition]:
+    """Run the sampler and yield every step as a :class:`Transition`.
+
+    Arguments, and what is refused, as :func:`sample_dpmpp_2m_sde_gpu`. The arguments are checked
+    when this function is called; the model runs when the iterator is advanced. Nothing is
+    yielded for a schedule of fewer than two levels.
+
+    The default noise is a :class:`BrownianTree` on the state's device with ``extra_args["seed"]``.
+    """
+    plan = _plan(
+        model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
+    )
+    return _loop(model, x, plan, callback)
+
+
+def sample(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    solver_type: SolverType = "midpoint",
+    process: str | Process = "ve",
+    noise_sampler: NoiseSampler | None = None,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """The last state of :func:`trajectory`, with a progress bar.
+
+    Arguments as :func:`sample_dpmpp_2m_sde_gpu`, which this is with keywords.
+    """
+    plan = _plan(
+        model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
+    )
+    return _last(model, x, plan, callback, disable)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run that has been checked: its coefficients, its levels on the host, its noise."""
+
+    table: StepTable
+    sigma: tuple[float, ...]
+    levels: Tensor
+    noise_sampler: NoiseSampler
+    extra_args: Mapping[str, Any]
+
+
+def _plan(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    eta: float,
+    s_noise: float,
+    solver_type: SolverType,
+    process: str | Process,
+    noise_sampler: NoiseSampler | None,
+    extra_args: Mapping[str, Any] | None,
+    callback: Callback | None,
+    cpu: bool = False,
+) -> _Plan | None:
+    """Refuse what cannot be run before the model is called; None if there is no step to take."""
+    for name, value in (("model", model), ("noise_sampler", noise_sampler), ("callback", callback)):
+        if not callable(value) and (value is not None or name == "model"):
+            raise ValueError(f"{name} must be callable, got {value!r}")
+    if extra_args is not None and not isinstance(extra_args, Mapping):
+        raise ValueError(f"extra_args must be a mapping or None, got {extra_args!r}")
+    extra_args = {} if extra_args is None else extra_args
+    _check_state(x)
+    process = as_process(process)
+    given = read_levels(sigmas)
+    if len(given) <= 1:
+        return None
+
+    dtype = sigmas.dtype if isinstance(sigmas, Tensor) else torch.float64
+    mesh = Mesh._from_levels(given, process, dtype)
+    table = step_table(mesh, eta, s_noise, solver_type)
+    if noise_sampler is None:
+        # The ends of ComfyUI's tree are those of the schedule as it was given.
+        lowest = given[-1] if given[-1] > 0.0 else given[-2]
+        seed = extra_args.get("seed")
+        noise_sampler = BrownianTree(x, lowest, given[0], seed=seed, cpu=cpu)
+    levels = torch.tensor(mesh.sigma, dtype=torch.promote_types(dtype, torch.float32))
+    return _Plan(table, mesh.sigma, levels, noise_sampler, extra_args)
+
+
+def _check_state(x: Any) -> None:
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if not isinstance(x, Tensor) or x.dtype not in floats or x.ndim == 0:
+        got = f"shape {tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else repr(x)
+        raise ValueError(
+            "x must be a tensor of shape (B, ...) in float16, bfloat16, float32 or float64, "
+            f"got {got}"
+        )
+    found = _first_not_finite([_extremes(x)]) if x.device.type == "cpu" else None
+    if found is not None:
+        raise ValueError(f"x must hold finite values, got {found[1]}")
+
+
+@torch.no_grad()
+def _loop(
+    model: Model, x: Tensor, plan: _Plan | None, callback: Callback | None
+) -> Iterator[Transition]:
+    if plan is None:
+        return
+    # Everything the device needs to know of the schedule travels before the loop, without waiting.
+    given = torch.tensor(plan.sigma, dtype=x.dtype)[:, None].repeat(1, len(x))
+    given = given.to(x.device, non_blocking=True)
+    previous: Tensor | None = None
+    unseen: list[tuple[Tensor, Tensor]] = []
+    for k, coefficients in enumerate(plan.table):
+        denoised = model(x, given[k], **plan.extra_args)
+        _check_form(denoised, x, k, plan.sigma[k])
+        if x.device.type == "cpu":
+            _check_finite([_extremes(denoised)], x, k, plan.sigma)
+        else:
+            unseen.append(_extremes(denoised))
+        if callback is not None:
+            level = plan.levels[k]
+            callback({"x": x, "i": k, "sigma": level, "sigma_hat": level, "denoised": denoised})
+        xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
+        x_next = _advance(coefficients, x, denoised, previous, xi)
+        yield Transition(
+            k=k,
+            sigma=plan.sigma[k],
+            sigma_next=plan.sigma[k + 1],
+            coefficients=coefficients,
+            x=x,
+            denoised=denoised,
+            previous=previous,
+            xi=xi,
+            x_next=x_next,
+        )
+        x, previous = x_next, denoised
+    # On an accelerator this is the one time that the run waits for the device.
+    _check_finite(unseen, x, 0, plan.sigma)
+
+
+def _last(
+    model: Model, x: Tensor, plan: _Plan | None, callback: Callback | None, disable: bool | None
+) -> Tensor:
+    steps = 0 if plan is None else len(plan.table)
+    for transition in tqdm(_loop(model, x, plan, callback), total=steps, disable=disable):
+        x = transition.x_next
+    return x
+
+
+def _draw(plan: _Plan, k: int, x: Tensor) -> Tensor:
+    xi = plan.noise_sampler(plan.levels[k], plan.levels[k + 1])
+    if not isinstance(xi, Tensor) or xi.shape != x.shape:
+        got = f"shape {tuple(xi.shape)}" if isinstance(xi, Tensor) else repr(xi)
+        raise ValueError(
+            f"noise_sampler must return a tensor of shape {tuple(x.shape)}, got {got} at step {k}"
+        )
+    return xi.to(x.device)
+
+
+# --- what the model returned -------------------------------------------------------------------
+
+
+def _check_form(denoised: Any, x: Tensor, k: int, sigma: float) -> None:
+    if not isinstance(denoised, Tensor):
+        got = f"an object of type {type(denoised).__name__}"
+    elif denoised.shape != x.shape:
+        got = f"shape {tuple(denoised.shape)}"
+    elif denoised.dtype != x.dtype:
+        got = str(denoised.dtype)
+    elif denoised.device != x.device:
+        got = f"device {denoised.device}"
+    else:
+        return
+    raise ModelOutputError(
+        f"model must return x's shape {tuple(x.shape)}, {x.dtype} and device {x.device}, "
+        f"got {got} at step {k} (sigma = {sigma:g})",
+        step=k,
+        x=x,
+    )
+
+
+def _extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value as 0-d tensors, NaN if any value is; one pass, no waiting."""
+    if values.numel() == 0:
+        return values.new_zeros(()), values.new_zeros(())
+    low, high = torch.aminmax(values.detach())
+    return low, high
+
+
+def _first_not_finite(extremes: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, float] | None:
+    """Index and value of the first pair with a number that is not finite."""
+    if not extremes:
+        return None
+    # numpy reads host memory only: on the host this is no synchronisation, and it can't become one.
+    table = torch.stack([value for pair in extremes for value in pair]).double().cpu().numpy()
+    for i, value in enumerate(table):
+        if not math.isfinite(value):
+            return i // 2, float(value)
+    return None
+
+
+def _check_finite(
+    extremes: Sequence[tuple[Tensor, Tensor]], x: Tensor, k: int, sigma: tuple[float, ...]
+) -> None:
+    """Refuse estimates that are not finite; the first pair of extremes is that of step k."""
+    found = _first_not_finite(extremes)
+    if found is not None:
+        at = k + found[0]
+        raise ModelOutputError(
+            f"model must return finite values, got {found[1]} at step {at} (sigma = {sigma[at]:g})",
+            step=at,
+            x=x,
+        )
+
+
+# --- ComfyUI's names ---------------------------------------------------------------------------
+
+
+def sample_dpmpp_2m_sde(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: SolverType = "midpoint",
+    *,
+    process: str | Process = "ve",
+) -> Tensor:
+    """DPM-Solver++(2M) SDE with the Brownian path drawn on the host.
+
+    Everything else as :func:`sample_dpmpp_2m_sde_gpu`.
+    """
+    plan = _plan(
+        model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback,
+        cpu=True,
+    )  # fmt: skip
+    return _last(model, x, plan, callback, disable)
+
+
+def sample_dpmpp_2m_sde_gpu(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: SolverType = "midpoint",
+    *,
+    process: str | Process = "ve",
+) -> Tensor:
+    r"""DPM-Solver++(2M) SDE with the Brownian path drawn on the state's device.
+
+    .. math:: x_{k+1} = A_k x_k + B_k \hat x_{0,k} + C_k (\hat x_{0,k} - \hat x_{0,k-1}) + D_k \xi_k
+
+    with the coefficients of :func:`~dpmpp_core.step_table`. They are computed once, in float64
+    on the host; the state keeps its dtype, and a step in half precision is summed in float32 and
+    rounded once. No gradient is recorded and ``x`` is never modified.
+
+    Args:
+        model: the denoiser, called as ``model(x, sigma, **extra_args)`` with ``sigma`` of shape
+            ``(B,)`` in x's dtype and device. Returns :math:`\hat x_0` of x's shape, dtype and
+            device, in a tensor that it does not overwrite later.
+        x: the initial state, shape ``(B, ...)``: for ``"ve"`` noise of standard deviation
+            ``sigmas[0]`` (with the data's own spread added), for ``"flow"`` unit noise.
+        sigmas: noise levels, shape ``(N + 1,)``, strictly decreasing; see
+            :meth:`~dpmpp_core.Mesh.from_sigmas`. With at most one level x is returned as it is.
+        extra_args: keyword arguments for the model. ``extra_args["seed"]`` also seeds the default
+            noise: an integer for the batch, a list for one path per sample.
+        callback: called at each step, before the state is updated, with a dict of ``x``, ``i``,
+            ``sigma``, ``sigma_hat`` (equal; 0-d tensors on the host) and ``denoised``.
+        disable: True hides the progress bar; None hides it where there is no terminal.
+        eta: rate of the noise, >= 0: 0 for the ODE, 1 for the SDE that DDPM discretises.
+        s_noise: factor of the noise, >= 0; only 1 keeps the law.
+        noise_sampler: ``(sigma, sigma_next) -> unit normal`` of x's shape, called with 0-d
+            tensors on the host; None for a :class:`~dpmpp_core.BrownianTree`.
+        solver_type: ``"midpoint"`` or ``"heun"``, the weight of the history term.
+        process: ``"ve"`` (ComfyUI's EPS, v-prediction and EDM models), ``"vp"``, ``"flow"``
+            (CONST), or a process object.
+
+    Returns:
+        The state at ``sigmas[-1]``; after a last level of 0, the last denoised estimate.
+
+    Raises:
+        ValueError: before the first model call, for any argument outside these ranges, in a
+            sentence that names the argument, its value and what is allowed.
+        ModelOutputError: when the model returns another shape, dtype or device, or a value that
+            is not finite. On the host it is raised at once. On an accelerator values are read
+            once, after the last step, so that no step waits for the device.
+
+    Source: ComfyUI's ``sample_dpmpp_2m_sde_gpu``; Lu et al. 2022, https://arxiv.org/abs/2211.01095.
+    """
+    return sample(
+        model, x, sigmas, eta=eta, s_noise=s_noise, solver_type=solver_type, process=process,
+        noise_sampler=noise_sampler, extra_args=extra_args, callback=callback, disable=disable,
+    )  # fmt: skip
+
+
+def sample_dpmpp_2m_sde_heun(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: SolverType = "heun",
+    *,
+    process: str | Process = "ve",
+) -> Tensor:
+    """:func:`sample_dpmpp_2m_sde` with heun as the default."""
+    return sample_dpmpp_2m_sde(
+        model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler, solver_type,
+        process=process,
+    )  # fmt: skip
+
+
+def sample_dpmpp_2m_sde_heun_gpu(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: SolverType = "heun",
+    *,
+    process: str | Process = "ve",
+) -> Tensor:
+    """:func:`sample_dpmpp_2m_sde_gpu` with heun as the default."""
+    return sample_dpmpp_2m_sde_gpu(
+        model, x, sigmas, extra_args, callback, disable, eta, s_noise, noise_sampler, solver_type,
+        process=process,
+    )  # fmt: skip

@@ -1,0 +1,302 @@
+"""Distributions of clean data whose denoiser is known exactly.
+
+All three kinds, a Gaussian, a mixture of Gaussians and a cloud of points, are one object: a
+mixture, of one component, of several, or of many without spread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .noise.protocol import working_dtype
+from .schedule import Process, as_process
+
+__all__ = ["GaussianMixture", "gaussian", "point_cloud"]
+
+_BLOCK = 2**24
+"""Numbers held at once for the differences of states and components (128 MB in float64)."""
+
+
+class GaussianMixture:
+    r"""The law :math:`p(x_0) = \sum_j w_j\, \mathcal{N}(x_0; m_j, S_j)`, with and without noise.
+
+    At noise level :math:`\sigma` the state :math:`x = \alpha x_0 + \sigma\varepsilon` has the law
+    :math:`\sum_j w_j\, \mathcal{N}(x; \alpha m_j, V_j)` with :math:`V_j = \alpha^2 S_j +
+    \sigma^2 I`. The components' probabilities :math:`r_j(x)` follow from Bayes' rule.
+
+    Args:
+        means: shape ``(K, d)``, or ``(d,)`` for one component.
+        covariances: ``(K,)`` for :math:`S_j = v_j I`, ``(K, d)`` for diagonal, ``(K, d, d)`` for
+            any covariance; eigenvalues >= 0. One number serves all components.
+        weights: ``(K,)``, above 0; scaled to sum to 1. Equal weights if None.
+
+    Everything is kept in float64 on the device of ``means``. States may have any floating dtype,
+    any device, and any shape ``(B, ...)`` with d numbers per sample; half precision is computed
+    in float32.
+
+    Raises:
+        ValueError: for shapes that do not fit, values that are not finite, or a covariance that
+            is not symmetric and positive semi-definite.
+    """
+
+    def __init__(
+        self, means: Tensor, covariances: Tensor | float, weights: Tensor | None = None
+    ) -> None:
+        self.means, self.covariances, self.weights = _components(means, covariances, weights)
+        lowest = self._spectrum[0].min()
+        if lowest < 0:
+            raise ValueError(
+                f"covariances must have eigenvalues >= 0, got an eigenvalue of {float(lowest):g}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """d, the numbers per sample."""
+        return self.means.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`\mathbb{E}\, x_0`, shape ``(d,)``, float64."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Tensor:
+        r""":math:`\mathrm{Cov}\, x_0`, shape ``(d, d)``, float64."""
+        values, basis = self._spectrum
+        values = values.expand(len(values), self.dim)
+        within = torch.diag_embed(values) if basis is None else (basis * values[:, None]) @ basis.mT
+        centred = self.means - self.mean
+        return torch.einsum("j,jab->ab", self.weights, within) + torch.einsum(
+            "j,ja,jb->ab", self.weights, centred, centred
+        )
+
+    def denoise(self, x: Tensor, sigma: float | Tensor, process: str | Process = "ve") -> Tensor:
+        r"""The exact denoiser :math:`\hat x_0 = \mathbb{E}[x_0 \mid x]` at noise level sigma.
+
+        .. math:: \hat x_0 = \sum_j r_j(x) \bigl( m_j + \alpha S_j V_j^{-1} (x - \alpha m_j) \bigr)
+
+        Args:
+            x: shape ``(B, ...)`` with d numbers per sample.
+            sigma: above 0; a number, or a tensor of shape ``()`` or ``(B,)``.
+            process: how data and noise are mixed.
+
+        Returns:
+            Shape, dtype and device of x.
+        """
+        return self._blockwise(self._denoise, x, sigma, process).reshape(x.shape).to(x.dtype)
+
+    def score(self, x: Tensor, sigma: float | Tensor, process: str | Process = "ve") -> Tensor:
+        r"""The score :math:`\nabla_x \log p_\sigma(x) = -\sum_j r_j(x)\, V_j^{-1} (x - \alpha
+        m_j)`.
+
+        Arguments and result as :meth:`denoise`; sigma may be 0 if no component is degenerate.
+        """
+        return self._blockwise(self._score, x, sigma, process).reshape(x.shape).to(x.dtype)
+
+    def log_density(
+        self, x: Tensor, sigma: float | Tensor = 0.0, process: str | Process = "ve"
+    ) -> Tensor:
+        r""":math:`\log p_\sigma(x)`, shape ``(B,)``; arguments as :meth:`score`."""
+        return self._blockwise(self._log_density, x, sigma, process).to(x.dtype)
+
+    def sample(
+        self,
+        n: int,
+        sigma: float = 0.0,
+        process: str | Process = "ve",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n exact samples of the law at noise level sigma: shape ``(n, d)``, float64."""
+        values, basis = self._spectrum
+
+        def normal() -> Tensor:
+            return torch.randn(
+                n, self.dim, generator=generator, device=self.means.device, dtype=torch.float64
+            )
+
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        offset = values[which].sqrt() * normal()
+        if basis is not None:
+            offset = torch.einsum("nab,nb->na", basis[which], offset)
+        return as_process(process).alpha(sigma) * (self.means[which] + offset) + sigma * normal()
+
+    def model(self, process: str | Process = "ve") -> Callable[..., Tensor]:
+        """The denoiser as the samplers call it: ``model(x, sigma, **extra_args)``."""
+        chosen = as_process(process)
+
+        def exact_denoiser(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+            return self.denoise(x, sigma, chosen)
+
+        return exact_denoiser
+
+    # --- the algebra, in the eigenbasis of each covariance ---
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor | None]:
+        """Eigenvalues ``(K, 1 or d)`` and eigenvectors in columns, None for the axes themselves."""
+        if self.covariances.ndim == 1:
+            return self.covariances[:, None], None
+        if self.covariances.ndim == 2:
+            return self.covariances, None
+        skew = (self.covariances - self.covariances.mT).abs().max()
+        size = self.covariances.abs().max()
+        if skew > 1e-12 * size:
+            raise ValueError(f"covariances must be symmetric, got a difference of {float(skew):g}")
+        values, basis = torch.linalg.eigh(self.covariances)
+        # An eigenvalue that is 0 comes out as a rounding error of either sign.
+        return torch.where(values.abs() < 1e-14 * size, 0.0, values), basis
+
+    def _blockwise(
+        self,
+        function: Callable[[_Posterior], Tensor],
+        x: Tensor,
+        sigma: float | Tensor,
+        process: str | Process,
+    ) -> Tensor:
+        """Apply a function to the posterior of x, in blocks of samples that fit in memory."""
+        process = as_process(process)
+        work = working_dtype(x.dtype)
+        flat = x.reshape(len(x), -1).to(work)
+        if flat.shape[1] != self.dim and len(x):
+            raise ValueError(
+                f"x must hold {self.dim} numbers per sample, got shape {tuple(x.shape)}"
+            )
+        level = torch.as_tensor(sigma, dtype=work, device=x.device)
+        if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, len(x))):
+            raise ValueError(
+                f"sigma must be a number or have shape ({len(x)},), got shape {tuple(level.shape)}"
+            )
+        level = level.expand(len(x))
+        if not len(x):
+            return flat.new_zeros(0, self.dim)
+        size = max(1, _BLOCK // (self.dim * len(self.means)))
+        return torch.cat(
+            [
+                function(self._posterior(flat[i : i + size], level[i : i + size], process))
+                for i in range(0, len(x), size)
+            ]
+        )
+
+    def _posterior(self, x: Tensor, sigma: Tensor, process: Process) -> _Posterior:
+        values, basis = self._spectrum
+        values = values.to(x)
+        basis = None if basis is None else basis.to(x)
+        means, weights = self.means.to(x), self.weights.to(x)
+        alpha = process.alpha(sigma)[:, None, None]
+        offset = x[:, None] - alpha * means
+        if basis is not None:
+            offset = torch.einsum("jab,nja->njb", basis, offset)
+        variance = alpha**2 * values + sigma[:, None, None] ** 2
+        log_volume = variance.log().expand_as(offset).sum(-1)
+        log_joint = weights.log() - 0.5 * ((offset**2 / variance).sum(-1) + log_volume)
+        return _Posterior(means, values, basis, alpha, offset, variance, log_joint)
+
+    @staticmethod
+    def _denoise(posterior: _Posterior) -> Tensor:
+        p = posterior
+        inside = p.means + p.in_axes(p.alpha * p.values / p.variance * p.offset)
+        return torch.einsum("nj,nja->na", p.log_joint.softmax(-1), inside)
+
+    @staticmethod
+    def _score(posterior: _Posterior) -> Tensor:
+        p = posterior
+        inside = p.in_axes(-p.offset / p.variance)
+        return torch.einsum("nj,nja->na", p.log_joint.softmax(-1), inside)
+
+    @staticmethod
+    def _log_density(posterior: _Posterior) -> Tensor:
+        d = posterior.offset.shape[-1]
+        return posterior.log_joint.logsumexp(-1) - 0.5 * d * math.log(2 * math.pi)
+
+
+def _components(
+    means: Tensor, covariances: Tensor | float, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means ``(K, d)``, covariances of one of their three shapes and weights ``(K,)``, checked."""
+    m = torch.as_tensor(means, dtype=torch.float64).detach()
+    m = m[None] if m.ndim == 1 else m
+    if m.ndim != 2 or m.numel() == 0 or not m.isfinite().all():
+        raise ValueError(f"means must be finite, of shape (K, d), got {means!r}")
+    k, d = m.shape
+    s = torch.as_tensor(covariances, dtype=torch.float64, device=m.device).detach()
+    s = s.expand(k) if s.ndim == 0 else s
+    if s.shape not in ((k,), (k, d), (k, d, d)) or not s.isfinite().all():
+        raise ValueError(
+            f"covariances must be finite, of shape {(k,)}, {(k, d)} or {(k, d, d)}, "
+            f"got {covariances!r}"
+        )
+    w = torch.ones(k) if weights is None else torch.as_tensor(weights).detach()
+    w = w.to(m)
+    if w.shape != (k,) or not (w.isfinite().all() and (w > 0).all()):
+        raise ValueError(f"weights must be above 0, of shape {(k,)}, got {weights!r}")
+    return m, s, w / w.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    r"""What every component says of every state; the leading shape is ``(B, K)``.
+
+    ``offset`` is :math:`x - \alpha m_j` in the eigenbasis, ``variance`` the eigenvalues of V_j, and
+    ``log_joint`` is :math:`\log w_j \mathcal{N}(x; \alpha m_j, V_j)` up to the constant.
+    """
+
+    means: Tensor
+    values: Tensor
+    basis: Tensor | None
+    alpha: Tensor
+    offset: Tensor
+    variance: Tensor
+    log_joint: Tensor
+
+    def in_axes(self, vectors: Tensor) -> Tensor:
+        """From the eigenbases back to the axes of the state."""
+        if self.basis is None:
+            return vectors
+        return torch.einsum("jab,njb->nja", self.basis, vectors)
+
+
+def gaussian(mean: Tensor, covariance: Tensor | float = 1.0) -> GaussianMixture:
+    r"""The Gaussian :math:`\mathcal{N}(m, S)`.
+
+    Args:
+        mean: shape ``(d,)``.
+        covariance: a number v for :math:`v I`, ``(d,)`` for a diagonal, ``(d, d)`` for any.
+
+    Raises:
+        ValueError: as :class:`GaussianMixture`.
+    """
+    mean = torch.as_tensor(mean, dtype=torch.float64)
+    if mean.ndim != 1:
+        raise ValueError(f"mean must have shape (d,), got shape {tuple(mean.shape)}")
+    spread = torch.as_tensor(covariance, dtype=torch.float64)
+    d = len(mean)
+    if spread.shape not in ((), (d,), (d, d)):
+        raise ValueError(
+            f"covariance must be a number or of shape {(d,)} or {(d, d)}, "
+            f"got shape {tuple(spread.shape)}"
+        )
+    return GaussianMixture(mean[None], spread[None])
+
+
+def point_cloud(points: Tensor, weights: Tensor | None = None) -> GaussianMixture:
+    r"""The law of a finite data set: mass :math:`w_j` at each point.
+
+    Its denoiser is the weighted mean of the points near x, which at small noise is the nearest
+    one. It has no density at :math:`\sigma = 0`.
+
+    Args:
+        points: shape ``(K, ...)``; each point is flattened to d numbers.
+        weights: shape ``(K,)``, above 0; equal if None.
+
+    Raises:
+        ValueError: as :class:`GaussianMixture`.
+    """
+    points = torch.as_tensor(points, dtype=torch.float64)
+    return GaussianMixture(points.reshape(len(points), -1), 0.0, weights)
