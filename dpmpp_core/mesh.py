@@ -68,7 +68,13 @@ class Mesh:
     @classmethod
     def _from_levels(cls, levels: list[float], process: Process, dtype: torch.dtype) -> Mesh:
         if isinstance(process, Flow) and levels and levels[0] >= 1.0:
-            levels = [_rounded(process.first_sigma, dtype), *levels[1:]]
+            first = _rounded(process.first_sigma, dtype)
+            if len(levels) > 1 and levels[1] >= first:
+                raise ValueError(
+                    f"sigmas must continue below {first:g}, which replaces a first level of 1 for "
+                    f"process 'flow', got sigmas[1] = {levels[1]}"
+                )
+            levels = [first, *levels[1:]]
         _check(levels, process)
 
         alpha = tuple(process.alpha(s) for s in levels)

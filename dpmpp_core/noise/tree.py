@@ -91,13 +91,13 @@ class BrownianTree:
 
         if self._empty:
             return torch.zeros(self._streams.state, device=self._device, dtype=self._dtype)
+        sign = 1.0 if begin < stop else -1.0
         low, high = (min(max(t, self._low), self._high) for t in sorted((begin, stop)))
         if round(low, _DIGITS) == round(high, _DIGITS):
-            return self._streams.join(self._apart(low, high)).to(self._device, self._dtype)
+            return (self._apart(low, high) * sign).to(self._device, self._dtype)
         # torchsde rounds the ends of its tree and warns of a time that lies beyond them by less
         # than the rounding. It then takes the end; so do we, beforehand.
         low, high = max(low, round(self._low, _DIGITS)), min(high, round(self._high, _DIGITS))
-        sign = 1.0 if begin < stop else -1.0
         increment = self._streams.join([tree(low, high) for tree in self._grow()]) * sign
         return (increment / (end - start).abs().sqrt().to(increment)).to(self._device, self._dtype)
 
@@ -123,7 +123,7 @@ class BrownianTree:
             ]
         return self._trees
 
-    def _apart(self, low: float, high: float) -> list[Tensor]:
+    def _apart(self, low: float, high: float) -> Tensor:
         times = np.array([low, high]).view(np.uint64)
         draws = []
         for seed in self._streams.seeds:
@@ -137,4 +137,4 @@ class BrownianTree:
                     dtype=working_dtype(self._dtype),
                 )
             )
-        return draws
+        return self._streams.join(draws)
