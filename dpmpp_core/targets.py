@@ -18,7 +18,7 @@ from torch import Tensor
 from .noise.protocol import working_dtype
 from .schedule import Process, as_process
 
-__all__ = ["GaussianMixture", "gaussian", "point_cloud"]
+__all__ = ["GaussianMixture", "gaussian", "point_cloud", "triangle"]
 
 _BLOCK = 2**24
 """Numbers held at once for the differences of states and components (128 MB in float64)."""
@@ -300,3 +300,16 @@ def point_cloud(points: Tensor, weights: Tensor | None = None) -> GaussianMixtur
     """
     points = torch.as_tensor(points, dtype=torch.float64)
     return GaussianMixture(points.reshape(len(points), -1), 0.0, weights)
+
+
+def triangle() -> GaussianMixture:
+    """Three long modes along the sides of a triangle in the plane: the book's first target.
+
+    Weights 0.4, 0.3, 0.3; centres at distance 1.9 from the origin; variances 0.55 along a side and
+    0.03 across.
+    """
+    angles = math.pi * torch.tensor([1 / 2, 7 / 6, 11 / 6], dtype=torch.float64)
+    out = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    along = torch.stack([-angles.sin(), angles.cos()], dim=-1)
+    covariances = 0.03 * out[:, :, None] * out[:, None] + 0.55 * along[:, :, None] * along[:, None]
+    return GaussianMixture(1.9 * out, covariances, torch.tensor([0.4, 0.3, 0.3]))
