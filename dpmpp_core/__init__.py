@@ -23,7 +23,7 @@ from .sampler import (
     trajectory,
 )
 from .schedule import VE, VP, Flow, Process
-from .targets import GaussianMixture, gaussian, point_cloud
+from .targets import GaussianMixture, gaussian, point_cloud, triangle
 
 __all__ = [
     "VE",
@@ -52,5 +52,6 @@ __all__ = [
     "step",
     "step_table",
     "trajectory",
+    "triangle",
 ]
 __version__ = "0.1.0"

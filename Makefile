@@ -1,0 +1,86 @@
+# Every job of the book. Each target does its own set-up, in .venv, the first time.
+# Works with GNU make 3.81 (macOS) and later. Without make: see README.md.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+
+# A Python that was named is taken or refused; otherwise the first that fits.
+ifeq ($(origin PYTHON),undefined)
+PYTHONS := python3 python3.13 python3.12 python3.11
+else
+PYTHONS := $(PYTHON)
+endif
+
+# Whatever a page can depend on. The notebook cache would not see a change in dpmpp_core,
+# so a change in any of these builds and executes the whole book again.
+BOOK_SOURCES := $(shell find assets chapters dpmpp_core sphinx_ext -type f \
+	! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' ! -name '.*') \
+	intro.md _config.yml _toc.yml references.bib CHANGELOG.md
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:
+	@echo "make book    install, execute every chapter, build the pages into _build/html"
+	@echo "make serve   show the built book at http://127.0.0.1:$(PORT) (PORT=... for another)"
+	@echo "make lab     open the chapters as notebooks in JupyterLab"
+	@echo "make test    run the tests, the browser tests too where there is a Chromium"
+	@echo "make lint    ruff, ruff format --check, mypy"
+	@echo "make clean   remove everything that was built; .venv stays"
+	@echo "PYTHON=...   names the Python to use: 3.11, 3.12 or 3.13"
+
+# --- set-up, once each
+
+$(VENV)/.made: tools/pick_python.sh
+	@python=$$(sh tools/pick_python.sh $(PYTHONS)) \
+	&& echo "$$python -m venv $(VENV)" \
+	&& "$$python" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.book-ready: $(VENV)/.made requirements.txt pyproject.toml tools/jupyterlab_overrides.json
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-deps -e .
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	cp tools/jupyterlab_overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
+	@touch $@
+
+$(VENV)/.dev-ready: $(VENV)/.book-ready requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+# --- jobs
+
+_build/.built: $(VENV)/.book-ready $(BOOK_SOURCES)
+	rm -rf _build
+	$(BIN)/jupyter-book build -W -n --keep-going .
+	@touch $@
+
+.PHONY: book
+book: _build/.built
+	@echo
+	@echo "The book is built. Open _build/html/index.html in a browser, or run: make serve"
+
+.PHONY: serve
+serve: _build/.built
+	@echo "http://127.0.0.1:$(PORT)  (Ctrl+C stops it)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+.PHONY: lab
+lab: $(VENV)/.book-ready
+	$(BIN)/jupyter-lab
+
+.PHONY: test
+test: $(VENV)/.dev-ready _build/.built
+	$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: $(VENV)/.dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: clean
+clean:
+	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

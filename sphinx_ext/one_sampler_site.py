@@ -1,0 +1,134 @@
+"""What the book's pages need beyond their theme: nothing from another host, and little to load.
+
+Each function mends one thing, and says which.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.typing import ExtensionMetadata
+
+# The parts of MathJax 3 that a page can ask for. The rest of the wheel (20 MB) is other
+# entry points, other output formats and the speech rules of other languages.
+MATHJAX_PARTS = (
+    "tex-chtml.js",
+    "input/tex/extensions",
+    "output/chtml/fonts/woff-v2",
+    "a11y",
+    "sre/mathmaps/base.json",
+    "sre/mathmaps/en.json",
+)
+
+# Shades as legible on a white page as on a dark one: a notebook has no style sheet of ours.
+TERM_COLOURS = {"drift": "#1F7FBD", "history": "#A87000", "noise": "#008A65"}
+
+
+def set_site_address(app: Sphinx, config: Config) -> None:
+    """Take the public address, where there is one, from the variable BOOK_URL."""
+    address = os.environ.get("BOOK_URL", "").strip()
+    if address:
+        config.html_baseurl = config.ogp_site_url = address.rstrip("/") + "/"
+
+
+def mend_page(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Set up one page. It runs before the theme makes the page's buttons."""
+    drop_widget_state(app, pagename)
+    offer_executed_notebook(app, pagename, context)
+    context["without_icon_script"] = without_icon_script
+    # Docutils gives the entries of a bibliography a role that ARIA 1.3 has withdrawn.
+    body = context.get("body", "")
+    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def drop_relative_address(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Leave out og:url where the book has no public address: a bare path is none."""
+    if not app.config.ogp_site_url:
+        metatags = context.get("metatags", "")
+        context["metatags"] = re.sub(r'<meta property="og:url"[^>]*>\s*', "", metatags)
+
+
+def drop_widget_state(app: Sphinx, pagename: str) -> None:
+    """Leave out the state of ipywidgets, which only the html manager could read."""
+    metadata: dict[str, dict[str, Any]] = getattr(app.env, "nb_metadata", {})
+    metadata.get(pagename, {}).get("js_files", {}).pop("ipywidgets_state", None)
+
+
+def offer_executed_notebook(app: Sphinx, pagename: str, context: dict[str, Any]) -> None:
+    """Put the executed notebook beside the page's source, and name it for the theme's button."""
+    name = f"{pagename}.ipynb"
+    executed = Path(app.outdir).parent / "jupyter_execute" / name
+    if not executed.is_file():
+        return
+    notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = without_macros(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/latex" in output.get("data", {}):
+                output.data["text/latex"] = without_macros(output.data["text/latex"])
+    target = Path(app.outdir) / "_sources" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
+    context["ipynb_source"] = name
+
+
+def without_macros(text: str) -> str:
+    """Write the colours of the terms out: Jupyter does not know the book's macros."""
+    for term, colour in TERM_COLOURS.items():
+        text = text.replace(f"\\{term}{{", f"\\textcolor{{{colour}}}{{")
+    return text
+
+
+def without_icon_script(head: str) -> str:
+    """Take out Font Awesome's script (1.5 MB): the style sheet draws the same icons."""
+    return re.sub(r"<script[^>]*fontawesome\.js[^>]*></script>", "", head)
+
+
+def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
+    """Put MathJax beside the pages, from the wheel that carries it."""
+    if exception is not None:
+        return
+    spec = find_spec("sphinx-mathjax-offline")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("sphinx-mathjax-offline is not installed: see requirements.txt")
+    source = Path(spec.origin).parent / "static" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for part in MATHJAX_PARTS:
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        else:
+            (target / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / part, target / part)
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Connect the functions above."""
+    app.connect("config-inited", set_site_address, priority=400)
+    # Before MyST-NB adds the page's scripts (500) and the theme its buttons (501).
+    app.connect("html-page-context", mend_page, priority=450)
+    # After opengraph wrote its tags (500).
+    app.connect("html-page-context", drop_relative_address, priority=550)
+    app.connect("build-finished", copy_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

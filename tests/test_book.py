@@ -1,0 +1,367 @@
+"""The built book, as a reader meets it: in a browser, over http and straight from the disk.
+
+`make test` builds the book first. The browser tests need a Chromium of the system (or the one that
+Playwright can install, or the path in the variable CHROMIUM); without one they are skipped and say
+so, and with CI=true they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import nbformat
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+NO_BROWSER = "no Chromium found: the browser tests did not run"
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # Whatever a page asks of another host fails here, and is noted by the tests.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+PHONE_WIDTH = 390
+
+
+# --- the book, its pages, a server and a browser
+
+
+@pytest.fixture(scope="session")
+def book() -> Path:
+    if not (HTML / "index.html").is_file():
+        pytest.fail("there is no _build/html/index.html: run 'make book' first", pytrace=False)
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def pages(book: Path) -> list[str]:
+    """Every page but index.html, which only leads on to the first one."""
+    found = sorted(
+        path.relative_to(book).as_posix()
+        for path in book.rglob("*.html")
+        if "_static" not in path.parts and path.name != "index.html"
+    )
+    assert "intro.html" in found
+    return found
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(book: Path) -> Iterator[str]:
+    handler = partial(QuietHandler, directory=str(book))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        candidates = [os.environ.get("CHROMIUM", ""), *CHROMIUM_NAMES]
+        paths = [shutil.which(name) for name in candidates if name]
+        paths.append(playwright.chromium.executable_path)
+        path = next((path for path in paths if path and Path(path).is_file()), None)
+        if path is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail(NO_BROWSER, pytrace=False)
+            pytest.skip(NO_BROWSER)
+        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        yield chromium
+        chromium.close()
+
+
+def settle(page: Page) -> None:
+    """Wait until MathJax, where the page has it, has set every formula."""
+    page.evaluate("async () => { await window.MathJax?.startup?.promise }")
+
+
+@dataclass(frozen=True)
+class Visit:
+    url: str
+    foreign: list[str]
+    errors: list[str]
+    formulas: int
+    set_formulas: int
+    formulas_in_error: list[str]
+    width_on_a_phone: int
+    search_fields: int
+
+
+def visit(browser: Browser, base: str, name: str) -> Visit:
+    foreign: list[str] = []
+    errors: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+
+    def note_request(request: Request) -> None:
+        if not request.url.startswith((base, "data:", "blob:")):
+            foreign.append(request.url)
+
+    def note_message(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(f"console: {message.text}")
+
+    page.on("request", note_request)
+    page.on("console", note_message)
+    page.on("pageerror", lambda error: errors.append(f"page: {error}"))
+    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
+    page.goto(base + name)
+    settle(page)
+    search_fields = page.evaluate(
+        """() => [...document.querySelectorAll('.search-button__button, form.bd-search')]
+                 .filter(element => element.checkVisibility()).length"""
+    )
+    formulas = page.locator("article .math").count()
+    set_formulas = page.locator("article mjx-container").count()
+    formulas_in_error = page.locator("mjx-merror").evaluate_all(
+        "nodes => nodes.map(node => node.getAttribute('title') || node.textContent)"
+    )
+    page.set_viewport_size({"width": PHONE_WIDTH, "height": 800})
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    context.close()
+    return Visit(
+        url=base + name,
+        foreign=foreign,
+        errors=errors,
+        formulas=formulas,
+        set_formulas=set_formulas,
+        formulas_in_error=formulas_in_error,
+        width_on_a_phone=width,
+        search_fields=search_fields,
+    )
+
+
+@pytest.fixture(scope="session", params=["http", "file"])
+def visits(
+    request: pytest.FixtureRequest, browser: Browser, book: Path, address: str, pages: list[str]
+) -> list[Visit]:
+    """One look at every page; the tests below read what was seen."""
+    base = address if request.param == "http" else book.as_uri() + "/"
+    return [visit(browser, base, name) for name in pages]
+
+
+# --- in the browser
+
+
+@pytest.mark.browser
+def test_no_page_asks_another_host_for_anything(visits: list[Visit]) -> None:
+    assert {v.url: v.foreign for v in visits if v.foreign} == {}
+
+
+@pytest.mark.browser
+def test_no_page_reports_an_error(visits: list[Visit]) -> None:
+    assert {v.url: v.errors for v in visits if v.errors} == {}
+
+
+@pytest.mark.browser
+def test_no_page_scrolls_sideways_on_a_phone(visits: list[Visit]) -> None:
+    too_wide = {v.url: v.width_on_a_phone for v in visits if v.width_on_a_phone > PHONE_WIDTH}
+    assert too_wide == {}
+
+
+@pytest.mark.browser
+def test_every_formula_is_set_by_mathjax(visits: list[Visit]) -> None:
+    assert any(v.formulas for v in visits), "no page has a formula: is '.math' still the class?"
+    unset = {v.url: (v.formulas, v.set_formulas) for v in visits if v.set_formulas < v.formulas}
+    assert unset == {}
+    assert {v.url: v.formulas_in_error for v in visits if v.formulas_in_error} == {}
+
+
+@pytest.mark.browser
+def test_every_page_shows_one_way_to_search(visits: list[Visit]) -> None:
+    assert {v.url: v.search_fields for v in visits if v.search_fields != 1} == {}
+
+
+@pytest.mark.browser
+def test_the_first_page_opens_from_index_html(browser: Browser, book: Path) -> None:
+    page = browser.new_page()
+    page.goto((book / "index.html").as_uri())
+    page.wait_for_url("**/intro.html")
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_the_search_finds_the_chapter_that_has_the_word(
+    browser: Browser, book: Path, address: str, scheme: str
+) -> None:
+    base = address if scheme == "http" else book.as_uri() + "/"
+    page = browser.new_page()
+    page.goto(base + "search.html?q=changelog")
+    page.locator("#search-results a[href*='chapters/changelog.html']").first.wait_for()
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(
+    browser: Browser, address: str, pages: list[str], scheme: str
+) -> None:
+    axe = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    found: dict[str, list[str]] = {}
+    for name in pages:
+        page.goto(address + name)
+        settle(page)
+        assert page.locator("html").get_attribute("data-theme") == scheme
+        # What is folded is read too: open it.
+        page.evaluate(
+            """() => {
+                document.querySelectorAll('details').forEach(element => { element.open = true });
+                document.querySelectorAll('.toggle-button.toggle-button-hidden')
+                        .forEach(element => element.click());
+            }"""
+        )
+        page.evaluate(axe)
+        violations = page.evaluate("async () => (await axe.run({preload: false})).violations")
+        for violation in violations:
+            for node in violation["nodes"]:
+                found.setdefault(name, []).append(f"{violation['id']}: {node['html'][:160]}")
+    context.close()
+    assert found == {}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_three_terms_are_legible_on_the_page(
+    browser: Browser, address: str, scheme: str
+) -> None:
+    """At least 4.5:1 against the page and against the boxes that stand on it."""
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address + "intro.html")
+    colours = page.evaluate(
+        """() => {
+            const style = getComputedStyle(document.documentElement);
+            const read = name => {
+                const probe = document.body.appendChild(document.createElement('span'));
+                probe.style.color = style.getPropertyValue(name);
+                const numbers = getComputedStyle(probe).color.match(/[0-9.]+/g).map(Number);
+                probe.remove();
+                return numbers.slice(0, 3);
+            };
+            return Object.fromEntries([
+                '--term-drift-text', '--term-history-text', '--term-noise-text',
+                '--pst-color-background', '--pst-color-surface',
+            ].map(name => [name, read(name)]));
+        }"""
+    )
+    context.close()
+    for term in ("drift", "history", "noise"):
+        for ground in ("background", "surface"):
+            ratio = contrast(colours[f"--term-{term}-text"], colours[f"--pst-color-{ground}"])
+            assert ratio >= 4.5, (term, ground, ratio)
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """The contrast ratio of WCAG 2 between two sRGB colours."""
+
+    def luminance(colour: list[float]) -> float:
+        red, green, blue = (
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
+            for c in colour
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+# --- in the files
+
+
+def test_every_link_anchor_and_picture_inside_the_book_is_there(
+    book: Path, pages: list[str]
+) -> None:
+    soups = {
+        name: BeautifulSoup((book / name).read_text(encoding="utf-8"), "html.parser")
+        for name in pages
+    }
+    anchors = {
+        name: {str(tag["id"]) for tag in soup.select("[id]")} for name, soup in soups.items()
+    }
+    broken = []
+    for name, soup in soups.items():
+        for tag in soup.select("[href], [src]"):
+            target = str(tag.get("href") or tag.get("src"))
+            parts = urlsplit(urljoin(name, target))
+            if parts.scheme or parts.netloc:
+                continue
+            path = unquote(parts.path) or name
+            anchor = unquote(parts.fragment)
+            if not (book / path).is_file() or (
+                anchor and path in anchors and anchor not in anchors[path]
+            ):
+                broken.append(f"{name}: {target}")
+    assert broken == []
+
+
+def test_no_page_loads_a_script_a_style_or_a_picture_by_a_full_address(
+    book: Path, pages: list[str]
+) -> None:
+    loading = re.compile(r"""<(?:script|img|iframe|source|link)\b[^>]*\b(?:src|href)=["']https?:""")
+    full = {name: loading.findall((book / name).read_text(encoding="utf-8")) for name in pages}
+    assert {name: tags for name, tags in full.items() if tags} == {}
+
+
+def test_every_page_has_a_title_and_a_description(book: Path, pages: list[str]) -> None:
+    without = []
+    for name in pages:
+        if name == "search.html":
+            continue
+        soup = BeautifulSoup((book / name).read_text(encoding="utf-8"), "html.parser")
+        description = soup.select_one("meta[name=description]")
+        if soup.title is None or description is None or not description.get("content"):
+            without.append(name)
+    assert without == []
+
+
+def test_every_chapter_with_code_offers_its_executed_notebook(book: Path) -> None:
+    sources = [path for path in ROOT.glob("chapters/**/*.md") if "kernelspec:" in path.read_text()]
+    assert sources, "no chapter has code: is it still the kernelspec that tells?"
+    for source in [*sources, *(p for p in [ROOT / "intro.md"] if "kernelspec:" in p.read_text())]:
+        name = source.relative_to(ROOT).with_suffix("").as_posix()
+        path = book / "_sources" / f"{name}.ipynb"
+        assert path.is_file(), f"{name} has no notebook to download"
+        assert f"{source.stem}.ipynb" in (book / f"{name}.html").read_text(encoding="utf-8")
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        # JupyterLab refuses an .ipynb whose metadata pairs it with a text file only.
+        assert "formats" not in notebook.metadata.get("jupytext", {})
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in cells), f"{name} has a cell that did not run"
+        # Jupyter does not know the macros of the book's pages.
+        prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert re.findall(r"\\(?:drift|history|noise)\{", prose) == []
+
+
+def test_no_notebook_file_is_kept_beside_the_chapters() -> None:
+    kept = [path for folder in ("chapters", "assets") for path in (ROOT / folder).rglob("*.ipynb")]
+    assert [path for path in kept if ".ipynb_checkpoints" not in path.parts] == []
