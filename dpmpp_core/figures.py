@@ -289,7 +289,7 @@ def cover(etas: Sequence[float] = (0.0, 0.1, 1.0), particles: int = 48) -> Figur
     target = triangle()
     sigmas = karras(12, 0.03, 2.5)
     x = target.sample(particles, 2.5, generator=torch.Generator().manual_seed(5))
-    fig, axes = plt.subplots(1, len(etas), figsize=(4.2 * len(etas), 4.2), layout="constrained")
+    fig, axes = plt.subplots(1, len(etas), figsize=(3.2 * len(etas), 3.4), layout="constrained")
     for ax, eta in zip(np.atleast_1d(axes), etas, strict=True):
         density(ax, target, 3.3)
         run = trajectory(target.model(), x, sigmas, eta=eta, extra_args={"seed": 5})
