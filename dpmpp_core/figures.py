@@ -19,12 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor
 
 from .sampler import Transition, trajectory
 from .schedule import Process, karras
 from .targets import GaussianMixture, triangle
+
+Array = np.ndarray[Any, Any]
 
 __all__ = [
     "SOLVER_LINES",
@@ -33,6 +35,7 @@ __all__ = [
     "cover",
     "density",
     "draw_step",
+    "mark_step",
     "paths",
     "settings_grid",
     "style",
@@ -190,17 +193,25 @@ def draw_step(
         tail = head
 
 
+def mark_step(ax: Axes, transition: Transition, particle: int) -> None:
+    """Frame, in a panel that shows a whole run, the step that another panel enlarges."""
+    low, high = _step_box(transition, particle)
+    ax.add_patch(
+        Rectangle(
+            (low[0], low[1]), *(high - low), fill=False, ec=INK, lw=0.9, ls=(0, (4, 2)), zorder=6
+        )
+    )
+
+
 def zoom_on_step(ax: Axes, transition: Transition, particle: int) -> None:
     r"""One 2-D step that fills the panel: labelled arrows, both states and the estimate."""
     old, new = _point(transition.x, particle), _point(transition.x_next, particle)
     estimate = _point(transition.denoised, particle)
-    drifted = old + _point(transition.drift, particle)
-    corners = np.array([old, new, estimate, drifted, new - _point(transition.noise, particle)])
-    centre = (corners.max(0) + corners.min(0)) / 2
-    half_width = 0.68 * float((corners.max(0) - corners.min(0)).max())
+    low, high = _step_box(transition, particle)
+    centre = (low + high) / 2
     ax.set(
-        xlim=(centre[0] - half_width, centre[0] + half_width),
-        ylim=(centre[1] - half_width, centre[1] + half_width),
+        xlim=(low[0], high[0]),
+        ylim=(low[1], high[1]),
         xlabel="$x^{(1)}$",
         ylabel="$x^{(2)}$",
         aspect="equal",
@@ -301,14 +312,25 @@ def cover(etas: Sequence[float] = (0.0, 0.1, 1.0), particles: int = 48) -> Figur
     return fig
 
 
-def _states(run: Sequence[Transition]) -> np.ndarray[Any, Any]:
+def _step_box(transition: Transition, particle: int) -> tuple[Array, Array]:
+    """Corners of a square that holds a step's states, its arrows and its estimate."""
+    old, new = _point(transition.x, particle), _point(transition.x_next, particle)
+    drifted = old + _point(transition.drift, particle)
+    corrected = new - _point(transition.noise, particle)
+    points = np.array([old, new, _point(transition.denoised, particle), drifted, corrected])
+    centre = (points.max(0) + points.min(0)) / 2
+    half_width = 0.68 * (points.max(0) - points.min(0)).max()
+    return centre - half_width, centre + half_width
+
+
+def _states(run: Sequence[Transition]) -> Array:
     return np.stack([_array(run[0].x), *(_array(t.x_next) for t in run)])
 
 
-def _point(x: Tensor, particle: int) -> np.ndarray[Any, Any]:
+def _point(x: Tensor, particle: int) -> Array:
     return _array(x[particle])
 
 
-def _array(x: Tensor) -> np.ndarray[Any, Any]:
-    values: np.ndarray[Any, Any] = x.double().cpu().numpy()
+def _array(x: Tensor) -> Array:
+    values: Array = x.double().cpu().numpy()
     return values

@@ -96,6 +96,16 @@ def test_an_enlarged_step_fits_its_panel(ax: Axes, run: list[Transition]) -> Non
             assert bottom < y < top
 
 
+def test_the_frame_in_the_whole_picture_is_the_panel_that_enlarges(
+    ax: Axes, run: list[Transition]
+) -> None:
+    figures.mark_step(ax, run[2], 1)
+    (frame,) = ax.patches
+    figures.zoom_on_step(ax, run[2], 1)
+    assert ax.get_xlim() == pytest.approx((frame.get_x(), frame.get_x() + frame.get_width()))
+    assert ax.get_ylim() == pytest.approx((frame.get_y(), frame.get_y() + frame.get_height()))
+
+
 def test_only_a_target_in_the_plane_can_be_drawn(ax: Axes) -> None:
     figures.density(ax, triangle(), 3.0)
     assert ax.get_xlim() == (-3.0, 3.0)
