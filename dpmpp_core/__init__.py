@@ -11,8 +11,8 @@ from .coefficients import Coefficients, StepTable, history_weight, step_table
 from .mesh import Mesh
 from .noise import BrownianTree, IndependentNoise, NoiseSampler
 from .sampler import (
-    ModelOutputError,
     Step,
+    StepError,
     Transition,
     sample,
     sample_dpmpp_2m_sde,
@@ -34,10 +34,10 @@ __all__ = [
     "GaussianMixture",
     "IndependentNoise",
     "Mesh",
-    "ModelOutputError",
     "NoiseSampler",
     "Process",
     "Step",
+    "StepError",
     "StepTable",
     "Transition",
     "gaussian",

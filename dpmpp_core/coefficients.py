@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from .checks import not_negative
 from .mesh import Mesh
 
 __all__ = ["Coefficients", "SolverType", "StepTable", "history_weight", "step_table"]
@@ -79,8 +80,8 @@ def step_table(
     Raises:
         ValueError: for values outside these ranges.
     """
-    eta = _not_negative("eta", eta)
-    s_noise = _not_negative("s_noise", s_noise)
+    eta = not_negative("eta", eta)
+    s_noise = not_negative("s_noise", s_noise)
     _check_solver_type(solver_type)
 
     rows: list[Coefficients] = []
@@ -130,19 +131,6 @@ def history_weight(z: float, solver_type: SolverType) -> float:
     for n in range(18, 2, -1):
         series = 1.0 - z / n * series
     return 0.5 * z * series
-
-
-def _not_negative(name: str, value: float) -> float:
-    refusal = ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-    if isinstance(value, bool | str | bytes):
-        raise refusal
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise refusal from None
-    if not (math.isfinite(number) and number >= 0.0):
-        raise refusal
-    return number
 
 
 def _check_solver_type(solver_type: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,8 +64,7 @@ class Mesh:
         Raises:
             ValueError: naming the entry that breaks one of these conditions.
         """
-        dtype = sigmas.dtype if isinstance(sigmas, Tensor) else torch.float64
-        return cls._from_levels(read_levels(sigmas), as_process(process), dtype)
+        return cls._from_levels(read_levels(sigmas), as_process(process), dtype_of(sigmas))
 
     @classmethod
     def _from_levels(cls, levels: list[float], process: Process, dtype: torch.dtype) -> Mesh:
@@ -100,18 +101,33 @@ def read_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
         if sigmas.is_complex() or sigmas.dtype == torch.bool:
             raise ValueError(f"sigmas must hold real numbers, got dtype {sigmas.dtype}")
         return [float(s) for s in sigmas.tolist()]
+    refusal = f"sigmas must be a 1-D tensor or a sequence of numbers, got {sigmas!r}"
+    if isinstance(sigmas, str | bytes | Mapping):
+        raise ValueError(refusal)
     try:
-        return [float(s) for s in sigmas]
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"sigmas must be a 1-D tensor or a sequence of numbers, got {sigmas!r}"
-        ) from None
+        return [_level(s) for s in sigmas]
+    except (TypeError, OverflowError):
+        raise ValueError(refusal) from None
+
+
+def _level(value: Any) -> float:
+    if isinstance(value, Tensor):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def dtype_of(sigmas: Tensor | Sequence[float]) -> torch.dtype:
+    """The precision of a schedule: its own, if that is float32 or more; float64 for integers."""
+    if isinstance(sigmas, Tensor) and sigmas.is_floating_point():
+        return torch.promote_types(sigmas.dtype, torch.float32)
+    return torch.float64
 
 
 def _rounded(value: float, dtype: torch.dtype) -> float:
     # numpy reads host memory only, so this can never become a device synchronisation.
-    dtype = torch.promote_types(dtype, torch.float32)
-    return float(torch.tensor(value, dtype=dtype).double().numpy())
+    return float(torch.tensor(value, dtype=dtype, device="cpu").double().numpy())
 
 
 def _check(levels: list[float], process: Process) -> None:

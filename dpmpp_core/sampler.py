@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .coefficients import Coefficients, SolverType, StepTable, step_table
-from .mesh import Mesh, read_levels
+from .mesh import Mesh, dtype_of, read_levels
 from .noise import BrownianTree, NoiseSampler
 from .noise.protocol import working_dtype
 from .schedule import Process, as_process
 
 __all__ = [
-    "ModelOutputError",
     "Step",
+    "StepError",
     "Transition",
     "sample",
     "sample_dpmpp_2m_sde",
@@ -34,20 +34,23 @@ Model = Callable[..., Tensor]
 Callback = Callable[[dict[str, Any]], Any]
 
 
-class ModelOutputError(ValueError):
-    """The model returned something that cannot be stepped on.
+class StepError(ValueError):
+    """A step could not be taken: the model or the noise sampler returned something unusable.
 
     Attributes:
-        step: the index of the step at which it happened.
-        x: the last state computed before it was noticed. On the host that is the state the model
-            was called with. On an accelerator values are looked at once, after the last step,
-            and it is the final state, whose other samples are as good as ever.
+        step: the index of the step.
+        x: the state so far. On the host that is the state at which the model was called. On an
+            accelerator values are looked at once, after the last step, and it is the final state,
+            whose other samples are as good as ever.
     """
 
-    def __init__(self, message: str, step: int, x: Tensor) -> None:
+    def __init__(self, message: str, step: int = -1, x: Tensor | None = None) -> None:
         super().__init__(message)
         self.step = step
         self.x = x
+
+    def __reduce__(self) -> tuple[type[StepError], tuple[str, int, Tensor | None]]:
+        return StepError, (str(self), self.step, self.x)
 
 
 # --- one step ----------------------------------------------------------------------------------
@@ -254,33 +257,58 @@ def _plan(
     for name, value in (("model", model), ("noise_sampler", noise_sampler), ("callback", callback)):
         if not callable(value) and (value is not None or name == "model"):
             raise ValueError(f"{name} must be callable, got {value!r}")
-    if extra_args is not None and not isinstance(extra_args, Mapping):
-        raise ValueError(f"extra_args must be a mapping or None, got {extra_args!r}")
     extra_args = {} if extra_args is None else extra_args
+    if not (isinstance(extra_args, Mapping) and all(isinstance(key, str) for key in extra_args)):
+        raise ValueError(f"extra_args must be None or a mapping of names, got {extra_args!r}")
     _check_state(x)
     process = as_process(process)
     given = read_levels(sigmas)
     if len(given) <= 1:
         return None
 
-    dtype = sigmas.dtype if isinstance(sigmas, Tensor) else torch.float64
+    dtype = dtype_of(sigmas)
     mesh = Mesh._from_levels(given, process, dtype)
     table = step_table(mesh, eta, s_noise, solver_type)
+    _check_range(mesh, table, x.dtype)
     if noise_sampler is None:
         # The ends of ComfyUI's tree are those of the schedule as it was given.
         lowest = given[-1] if given[-1] > 0.0 else given[-2]
         seed = extra_args.get("seed")
         noise_sampler = BrownianTree(x, lowest, given[0], seed=seed, cpu=cpu)
-    levels = torch.tensor(mesh.sigma, dtype=torch.promote_types(dtype, torch.float32))
+    levels = torch.tensor(mesh.sigma, dtype=dtype, device="cpu")
     return _Plan(table, mesh.sigma, levels, noise_sampler, extra_args)
+
+
+def _check_range(mesh: Mesh, table: StepTable, dtype: torch.dtype) -> None:
+    """Refuse levels and factors that the state's dtype cannot hold."""
+    limits = torch.finfo(dtype)
+    for k, sigma in enumerate(mesh.sigma):
+        if sigma > limits.max or 0.0 < sigma < limits.tiny:
+            raise ValueError(
+                f"sigmas must lie within x's {dtype}, from {limits.tiny:g} to {limits.max:g}, "
+                f"got sigmas[{k}] = {sigma}"
+            )
+    largest = torch.finfo(working_dtype(dtype)).max
+    for k, row in enumerate(table):
+        for name, value in row._asdict().items():
+            if value > largest:
+                raise ValueError(
+                    f"sigmas, eta and s_noise must give factors of at most {largest:g}, "
+                    f"got {name} = {value:g} at step {k}"
+                )
 
 
 def _check_state(x: Any) -> None:
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if not isinstance(x, Tensor) or x.dtype not in floats or x.ndim == 0:
-        got = f"shape {tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else repr(x)
+    if (
+        not isinstance(x, Tensor)
+        or x.dtype not in floats
+        or x.ndim == 0
+        or x.layout != torch.strided
+    ):
+        got = f"{x.layout}, {x.dtype}, {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
         raise ValueError(
-            "x must be a tensor of shape (B, ...) in float16, bfloat16, float32 or float64, "
+            "x must be a dense tensor of shape (B, ...) in float16, bfloat16, float32 or float64, "
             f"got {got}"
         )
     found = _first_not_finite([_extremes(x)]) if x.device.type == "cpu" else None
@@ -295,22 +323,24 @@ def _loop(
     if plan is None:
         return
     # Everything the device needs to know of the schedule travels before the loop, without waiting.
-    given = torch.tensor(plan.sigma, dtype=x.dtype)[:, None].repeat(1, len(x))
+    given = torch.tensor(plan.sigma, dtype=x.dtype, device="cpu")[:, None].repeat(1, len(x))
     given = given.to(x.device, non_blocking=True)
+    x = x.detach()
     previous: Tensor | None = None
     unseen: list[tuple[Tensor, Tensor]] = []
     for k, coefficients in enumerate(plan.table):
         denoised = model(x, given[k], **plan.extra_args)
-        _check_form(denoised, x, k, plan.sigma[k])
-        if x.device.type == "cpu":
-            _check_finite([_extremes(denoised)], x, k, plan.sigma)
-        else:
-            unseen.append(_extremes(denoised))
+        _check_form("model", denoised, x, k, plan.sigma[k])
+        denoised = denoised.detach()
         if callback is not None:
             level = plan.levels[k]
             callback({"x": x, "i": k, "sigma": level, "sigma_hat": level, "denoised": denoised})
         xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
         x_next = _advance(coefficients, x, denoised, previous, xi)
+        if x.device.type != "cpu":
+            unseen.append(_extremes(x_next))
+        elif _first_not_finite([_extremes(x_next)]) is not None:
+            raise _not_finite(denoised, xi, x, k, plan.sigma[k])
         yield Transition(
             k=k,
             sigma=plan.sigma[k],
@@ -324,7 +354,15 @@ def _loop(
         )
         x, previous = x_next, denoised
     # On an accelerator this is the one time that the run waits for the device.
-    _check_finite(unseen, x, 0, plan.sigma)
+    found = _first_not_finite(unseen)
+    if found is not None:
+        k, value = found
+        raise StepError(
+            f"model and noise_sampler must give finite values, got {value} in the state after "
+            f"step {k} (sigma = {plan.sigma[k]:g})",
+            step=k,
+            x=x,
+        )
 
 
 def _last(
@@ -338,30 +376,29 @@ def _last(
 
 def _draw(plan: _Plan, k: int, x: Tensor) -> Tensor:
     xi = plan.noise_sampler(plan.levels[k], plan.levels[k + 1])
-    if not isinstance(xi, Tensor) or xi.shape != x.shape:
-        got = f"shape {tuple(xi.shape)}" if isinstance(xi, Tensor) else repr(xi)
-        raise ValueError(
-            f"noise_sampler must return a tensor of shape {tuple(x.shape)}, got {got} at step {k}"
-        )
-    return xi.to(x.device)
+    if isinstance(xi, Tensor) and xi.is_floating_point():
+        # A sampler may draw elsewhere and in another precision; what counts is the shape.
+        xi = xi.detach().to(x.device, x.dtype)
+    _check_form("noise_sampler", xi, x, k, plan.sigma[k])
+    return xi
 
 
-# --- what the model returned -------------------------------------------------------------------
+# --- what the model and the noise sampler returned ----------------------------------------------
 
 
-def _check_form(denoised: Any, x: Tensor, k: int, sigma: float) -> None:
-    if not isinstance(denoised, Tensor):
-        got = f"an object of type {type(denoised).__name__}"
-    elif denoised.shape != x.shape:
-        got = f"shape {tuple(denoised.shape)}"
-    elif denoised.dtype != x.dtype:
-        got = str(denoised.dtype)
-    elif denoised.device != x.device:
-        got = f"device {denoised.device}"
+def _check_form(name: str, returned: Any, x: Tensor, k: int, sigma: float) -> None:
+    if not isinstance(returned, Tensor):
+        got = f"an object of type {type(returned).__name__}"
+    elif returned.shape != x.shape:
+        got = f"shape {tuple(returned.shape)}"
+    elif returned.dtype != x.dtype:
+        got = str(returned.dtype)
+    elif returned.device != x.device:
+        got = f"device {returned.device}"
     else:
         return
-    raise ModelOutputError(
-        f"model must return x's shape {tuple(x.shape)}, {x.dtype} and device {x.device}, "
+    raise StepError(
+        f"{name} must return a tensor of shape {tuple(x.shape)}, {x.dtype} and device {x.device}, "
         f"got {got} at step {k} (sigma = {sigma:g})",
         step=k,
         x=x,
@@ -388,18 +425,16 @@ def _first_not_finite(extremes: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, f
     return None
 
 
-def _check_finite(
-    extremes: Sequence[tuple[Tensor, Tensor]], x: Tensor, k: int, sigma: tuple[float, ...]
-) -> None:
-    """Refuse estimates that are not finite; the first pair of extremes is that of step k."""
-    found = _first_not_finite(extremes)
-    if found is not None:
-        at = k + found[0]
-        raise ModelOutputError(
-            f"model must return finite values, got {found[1]} at step {at} (sigma = {sigma[at]:g})",
-            step=at,
-            x=x,
-        )
+def _not_finite(denoised: Tensor, xi: Tensor | None, x: Tensor, k: int, sigma: float) -> StepError:
+    """Whom to blame for a new state that is not finite, on the host."""
+    for name, values in (("model", denoised), ("noise_sampler", xi)):
+        found = None if values is None else _first_not_finite([_extremes(values)])
+        if found is not None:
+            reason = f"{name} must return finite values, got {found[1]}"
+            break
+    else:
+        reason = f"the state must stay within {x.dtype}, got a number beyond it"
+    return StepError(f"{reason} at step {k} (sigma = {sigma:g})", step=k, x=x)
 
 
 # --- ComfyUI's names ---------------------------------------------------------------------------
@@ -479,9 +514,11 @@ def sample_dpmpp_2m_sde_gpu(
     Raises:
         ValueError: before the first model call, for any argument outside these ranges, in a
             sentence that names the argument, its value and what is allowed.
-        ModelOutputError: when the model returns another shape, dtype or device, or a value that
-            is not finite. On the host it is raised at once. On an accelerator values are read
-            once, after the last step, so that no step waits for the device.
+        StepError: when the model or the noise sampler returns another shape, dtype or device, or
+            a value that is not finite, with the step and the state so far. On the host it is
+            raised at once. On an accelerator values are read once, after the last step, so that
+            no step waits for the device. To keep every state whatever happens, iterate over
+            :func:`trajectory`.
 
     Source: ComfyUI's ``sample_dpmpp_2m_sde_gpu``; Lu et al. 2022, https://arxiv.org/abs/2211.01095.
     """

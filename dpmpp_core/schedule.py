@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from scipy.stats import beta as beta_distribution
 from torch import Tensor
+
+from .checks import count, positive, real
 
 __all__ = [
     "VE",
@@ -146,7 +148,7 @@ class Flow:
     sigma_limit: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        _positive("shift", self.shift)
+        positive("shift", self.shift)
 
     @property
     def first_sigma(self) -> float:
@@ -196,11 +198,11 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     Raises:
         ValueError: unless ``steps >= 1`` and ``0 < sigma_min < sigma_max``, ``rho > 0``.
     """
-    _positive("rho", rho)
+    positive("rho", rho)
     low, high = _levels(sigma_min, sigma_max)
     ramp = _ramp(steps)
     inverse = high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))
-    return _with_zero(inverse**rho)
+    return _descending("rho, sigma_min and sigma_max", _with_zero(inverse**rho))
 
 
 def exponential(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -219,10 +221,12 @@ def polyexponential(steps: int, sigma_min: float, sigma_max: float, rho: float =
     Raises:
         ValueError: as :func:`karras`.
     """
-    _positive("rho", rho)
+    positive("rho", rho)
     low, high = _levels(sigma_min, sigma_max)
     ramp = (1.0 - _ramp(steps)) ** rho
-    return _with_zero(torch.exp(math.log(low) + ramp * math.log(high / low)))
+    span = math.log(high) - math.log(low)
+    levels = _with_zero(torch.exp(math.log(low) + ramp * span))
+    return _descending("rho, sigma_min and sigma_max", levels)
 
 
 def vp(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 1e-3) -> Tensor:
@@ -235,12 +239,12 @@ def vp(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 1
     Raises:
         ValueError: unless ``steps >= 1``, ``beta_d, beta_min > 0`` and ``0 < eps_s < 1``.
     """
-    _positive("beta_d", beta_d)
-    _positive("beta_min", beta_min)
-    if not 0.0 < eps_s < 1.0:
-        raise ValueError(f"eps_s must lie between 0 and 1, got {eps_s!r}")
+    positive("beta_d", beta_d)
+    positive("beta_min", beta_min)
+    real("eps_s", eps_s, "a number between 0 and 1", lambda number: 0.0 < number < 1.0)
     t = 1.0 + _ramp(steps) * (eps_s - 1.0)
-    return _with_zero(torch.special.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt())
+    levels = _with_zero(torch.special.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt())
+    return _descending("beta_d and beta_min", levels)
 
 
 def laplace(
@@ -257,7 +261,8 @@ def laplace(
     Raises:
         ValueError: as :func:`karras`.
     """
-    _positive("beta", beta)
+    positive("beta", beta)
+    real("mu", mu, "a finite number")
     low, high = _levels(sigma_min, sigma_max)
     centred = 0.5 - _ramp(steps)
     log_sigma = mu - beta * centred.sign() * torch.log(1.0 - 2.0 * centred.abs() + 1e-5)
@@ -275,7 +280,8 @@ def kl_optimal(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
     """
     low, high = _levels(sigma_min, sigma_max)
     ramp = _ramp(steps)
-    return _with_zero(torch.tan(ramp * math.atan(low) + (1.0 - ramp) * math.atan(high)))
+    levels = _with_zero(torch.tan(ramp * math.atan(low) + (1.0 - ramp) * math.atan(high)))
+    return _descending("sigma_min and sigma_max", levels)
 
 
 # --- schedules that sample a model's table -----------------------------------------------------
@@ -295,13 +301,17 @@ def discrete_table(
     Raises:
         ValueError: unless ``timesteps >= 1`` and ``0 < beta_start <= beta_end < 1``.
     """
-    _count("timesteps", timesteps)
+    count("timesteps", timesteps)
+    real("beta_start", beta_start, "a number")
+    real("beta_end", beta_end, "a number")
     if not 0.0 < beta_start <= beta_end < 1.0:
         raise ValueError(
             "beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
             f"got {beta_start!r} and {beta_end!r}"
         )
-    root = torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64)
+    root = torch.linspace(
+        beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64, device="cpu"
+    )
     kept = torch.cumprod(1.0 - root**2, dim=0)
     return ((1.0 - kept) / kept).sqrt()
 
@@ -320,9 +330,9 @@ def flow_table(shift: float = 1.0, timesteps: int = 1000) -> Tensor:
     Raises:
         ValueError: unless ``timesteps >= 1`` and ``shift > 0``.
     """
-    _count("timesteps", timesteps)
-    _positive("shift", shift)
-    times = torch.arange(1, timesteps + 1, dtype=torch.float64) / timesteps
+    count("timesteps", timesteps)
+    positive("shift", shift)
+    times = torch.arange(1, timesteps + 1, dtype=torch.float64, device="cpu") / timesteps
     return shift_time(times, shift)
 
 
@@ -332,9 +342,9 @@ def flow(steps: int, shift: float = 1.0) -> Tensor:
     Raises:
         ValueError: unless ``steps >= 1`` and ``shift > 0``.
     """
-    _count("steps", steps)
-    _positive("shift", shift)
-    times = 1.0 - torch.arange(steps + 1, dtype=torch.float64) / steps
+    count("steps", steps)
+    positive("shift", shift)
+    times = 1.0 - torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
     return shift_time(times, shift)
 
 
@@ -345,10 +355,11 @@ def simple(steps: int, table: Tensor) -> Tensor:
         ValueError: unless ``1 <= steps <= len(table)`` and the table ascends.
     """
     table = _table(table)
-    if not 1 <= _count("steps", steps) <= len(table):
+    if count("steps", steps) > len(table):
         raise ValueError(f"steps must be at most the table's {len(table)} levels, got {steps!r}")
     stride = len(table) / steps
-    return _with_zero(torch.stack([table[-(1 + int(k * stride))] for k in range(steps)]))
+    levels = _with_zero(torch.stack([table[-(1 + int(k * stride))] for k in range(steps)]))
+    return _descending("table", levels)
 
 
 def normal(steps: int, table: Tensor, process: str | Process = "ve") -> Tensor:
@@ -383,7 +394,7 @@ def ddim_uniform(steps: int, table: Tensor) -> Tensor:
         ValueError: unless ``steps >= 1`` and the table ascends and has at least two levels.
     """
     table = _table(table)
-    _count("steps", steps)
+    count("steps", steps)
     if len(table) < 2:
         raise ValueError(f"table must hold at least 2 levels, got {len(table)}")
     # A table whose second level is already 0 brings its own end, and one more step.
@@ -404,12 +415,13 @@ def beta(steps: int, table: Tensor, a: float = 0.6, b: float = 0.6) -> Tensor:
         ValueError: unless ``steps >= 1``, ``a, b > 0`` and the table ascends.
     """
     table = _table(table)
-    _count("steps", steps)
-    _positive("a", a)
-    _positive("b", b)
+    count("steps", steps)
+    positive("a", a)
+    positive("b", b)
     quantiles = 1.0 - np.linspace(0.0, 1.0, steps, endpoint=False)
     index = np.rint(beta_distribution.ppf(quantiles, a, b) * (len(table) - 1)).astype(int)
-    return _with_zero(torch.unique_consecutive(table[torch.from_numpy(index)]))
+    levels = _with_zero(torch.unique_consecutive(table[torch.from_numpy(index)]))
+    return _descending("table", levels)
 
 
 def linear_quadratic(
@@ -425,23 +437,27 @@ def linear_quadratic(
         ValueError: unless ``steps >= 1``, ``sigma_max > 0``, ``0 < threshold_noise < 1`` and
             ``1 <= linear_steps < steps``.
     """
-    _count("steps", steps)
-    _positive("sigma_max", sigma_max)
-    if not 0.0 < threshold_noise < 1.0:
-        raise ValueError(f"threshold_noise must lie between 0 and 1, got {threshold_noise!r}")
+    count("steps", steps)
+    positive("sigma_max", sigma_max)
+    real(
+        "threshold_noise",
+        threshold_noise,
+        "a number between 0 and 1",
+        lambda number: 0.0 < number < 1.0,
+    )
     if steps == 1:
-        return torch.tensor([sigma_max, 0.0], dtype=torch.float64)
+        return torch.tensor([sigma_max, 0.0], dtype=torch.float64, device="cpu")
     m = steps // 2 if linear_steps is None else linear_steps
     if not 1 <= m < steps:
         raise ValueError(f"linear_steps must be at least 1 and below steps = {steps}, got {m!r}")
-    k = torch.arange(steps + 1, dtype=torch.float64)
+    k = torch.arange(steps + 1, dtype=torch.float64, device="cpu")
     slope = threshold_noise / m
     past = (k - m).clamp(min=0.0)
     # The parabola in k - m: value theta and slope theta / m at 0, value 1 at n - m.
     curvature = (1.0 - threshold_noise - slope * (steps - m)) / (steps - m) ** 2
     removed = slope * k + curvature * past**2
     removed[-1] = 1.0
-    return (1.0 - removed) * sigma_max
+    return _descending("threshold_noise and linear_steps", (1.0 - removed) * sigma_max)
 
 
 # --- shared by the schedules -------------------------------------------------------------------
@@ -449,7 +465,7 @@ def linear_quadratic(
 
 def _even_times(steps: int, table: Tensor, process: str | Process, *, drop_last: bool) -> Tensor:
     table = _table(table)
-    _count("steps", steps)
+    count("steps", steps)
     process = as_process(process)
     points = steps + 1 if drop_last else steps
     if isinstance(process, Flow):
@@ -458,8 +474,8 @@ def _even_times(steps: int, table: Tensor, process: str | Process, *, drop_last:
     else:
         top, bottom = float(len(table) - 1), 0.0
         level = lambda t: _interpolate_log(table, t)  # noqa: E731
-    times = torch.linspace(top, bottom, points, dtype=torch.float64)
-    return _with_zero(level(times[:-1] if drop_last else times))
+    times = torch.linspace(top, bottom, points, dtype=torch.float64, device="cpu")
+    return _descending("table", _with_zero(level(times[:-1] if drop_last else times)))
 
 
 def _interpolate_log(table: Tensor, position: Tensor) -> Tensor:
@@ -470,27 +486,25 @@ def _interpolate_log(table: Tensor, position: Tensor) -> Tensor:
 
 
 def _ramp(steps: int) -> Tensor:
-    return torch.linspace(0.0, 1.0, _count("steps", steps), dtype=torch.float64)
+    return torch.linspace(0.0, 1.0, count("steps", steps), dtype=torch.float64, device="cpu")
 
 
 def _with_zero(levels: Tensor) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)])
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return value
-
-
-def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0.0):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    return float(value)
+def _descending(names: str, levels: Tensor) -> Tensor:
+    """The levels, or a refusal of the arguments that led to something that is no schedule."""
+    if not (levels.isfinite().all() and (levels >= 0.0).all() and (levels.diff() < 0.0).all()):
+        raise ValueError(
+            f"{names} must give finite levels that decrease strictly and end at 0 or above, "
+            f"got {levels.tolist()}"
+        )
+    return levels
 
 
 def _levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    low, high = _positive("sigma_min", sigma_min), _positive("sigma_max", sigma_max)
+    low, high = positive("sigma_min", sigma_min), positive("sigma_max", sigma_max)
     if low >= high:
         raise ValueError(f"sigma_min must be below sigma_max = {sigma_max!r}, got {sigma_min!r}")
     return low, high

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import not_negative
 from .noise.protocol import working_dtype
 from .schedule import Process, as_process
 
@@ -145,13 +146,14 @@ class GaussianMixture:
             return self.covariances[:, None], None
         if self.covariances.ndim == 2:
             return self.covariances, None
-        skew = (self.covariances - self.covariances.mT).abs().max()
-        size = self.covariances.abs().max()
-        if skew > 1e-12 * size:
-            raise ValueError(f"covariances must be symmetric, got a difference of {float(skew):g}")
+        size = self.covariances.abs().amax(dim=(1, 2))
+        skew = (self.covariances - self.covariances.mT).abs().amax(dim=(1, 2))
+        if (skew > 1e-12 * size).any():
+            raise ValueError(f"covariances must be symmetric, got a gap of {float(skew.max()):g}")
         values, basis = torch.linalg.eigh(self.covariances)
-        # An eigenvalue that is 0 comes out as a rounding error of either sign.
-        return torch.where(values.abs() < 1e-14 * size, 0.0, values), basis
+        # An eigenvalue that is 0 can come out as a rounding error below it.
+        rounding = self.dim * torch.finfo(torch.float64).eps * size[:, None]
+        return torch.where((values < 0) & (values > -rounding), 0.0, values), basis
 
     def _blockwise(
         self,
@@ -162,12 +164,14 @@ class GaussianMixture:
     ) -> Tensor:
         """Apply a function to the posterior of x, in blocks of samples that fit in memory."""
         process = as_process(process)
-        work = working_dtype(x.dtype)
-        flat = x.reshape(len(x), -1).to(work)
-        if flat.shape[1] != self.dim and len(x):
+        if not x.is_floating_point() or x.ndim == 0 or math.prod(x.shape[1:]) != self.dim:
             raise ValueError(
-                f"x must hold {self.dim} numbers per sample, got shape {tuple(x.shape)}"
+                f"x must be floating, of shape (B, ...) with {self.dim} numbers per sample, "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
             )
+        self._check_level(sigma)
+        work = working_dtype(x.dtype)
+        flat = x.reshape(len(x), self.dim).to(work)
         level = torch.as_tensor(sigma, dtype=work, device=x.device)
         if level.ndim > 1 or (level.ndim == 1 and len(level) not in (1, len(x))):
             raise ValueError(
@@ -183,6 +187,14 @@ class GaussianMixture:
                 for i in range(0, len(x), size)
             ]
         )
+
+    def _check_level(self, sigma: float | Tensor) -> None:
+        # Numbers only: to look into a tensor would wait for its device at every model call.
+        if isinstance(sigma, Tensor):
+            return
+        not_negative("sigma", sigma)
+        if sigma == 0 and bool((self._spectrum[0] == 0).any()):
+            raise ValueError("sigma must be above 0 where a component has no spread, got 0")
 
     def _posterior(self, x: Tensor, sigma: Tensor, process: Process) -> _Posterior:
         values, basis = self._spectrum

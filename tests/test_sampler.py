@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import re
 import warnings
 from itertools import pairwise
@@ -20,7 +21,7 @@ from dpmpp_core import (
     GaussianMixture,
     IndependentNoise,
     Mesh,
-    ModelOutputError,
+    StepError,
     gaussian,
     sample,
     sample_dpmpp_2m_sde,
@@ -172,7 +173,7 @@ def test_the_callback_sees_comfyuis_five_keys_before_each_update() -> None:
     assert [call["i"] for call in seen] == list(range(10))
     assert [float(call["sigma"]) for call in seen] == KARRAS[:-1].tolist()
     assert all(call["sigma"] is call["sigma_hat"] for call in seen)
-    assert seen[0]["x"] is x
+    assert torch.equal(seen[0]["x"], x)
 
 
 def test_extra_args_reach_the_model_whole() -> None:
@@ -696,7 +697,19 @@ REFUSED = [
     ("x", {"x": [[1.0]]}, "[[1.0]]"),
     ("x", {"x": torch.ones(2, 3, dtype=torch.int64)}, "torch.int64"),
     ("x", {"x": torch.ones(2, 3, dtype=torch.complex64)}, "torch.complex64"),
-    ("x", {"x": torch.tensor(1.0)}, "shape ()"),
+    ("x", {"x": torch.tensor(1.0)}, "torch.float32, ()"),
+    ("x", {"x": torch.ones(2, 3).to_sparse()}, "torch.sparse_coo"),
+    ("sigmas", {"sigmas": "10"}, "'10'"),
+    ("sigmas", {"sigmas": {2.0: 1.0}}, "{2.0: 1.0}"),
+    ("sigmas", {"sigmas": [True, False]}, "[True, False]"),
+    ("sigmas", {"sigmas": [10**400, 1.0]}, "1000"),
+    ("sigmas", {"sigmas": [1e5, 1.0], "x": torch.ones(2, 3).half()}, "100000.0"),
+    ("sigmas", {"sigmas": [1.0, 1e-9, 0.0], "x": torch.ones(2, 3).half()}, "1e-09"),
+    ("s_noise", {"s_noise": 1e39, "x": torch.ones(2, 3)}, "D = "),
+    ("eta", {"eta": True}, "True"),
+    ("eta", {"eta": torch.tensor(True)}, "tensor(True)"),
+    ("eta", {"eta": 10**400}, "1000"),
+    ("extra_args", {"extra_args": {1: 2}}, "{1: 2}"),
     ("x", {"x": torch.tensor([[1.0, math.nan]])}, "nan"),
     ("x", {"x": torch.tensor([[1.0, -math.inf]])}, "-inf"),
     ("sigmas", {"sigmas": torch.tensor([1.0, 2.0])}, "2.0"),
@@ -779,7 +792,7 @@ def test_a_bad_estimate_is_refused_with_its_step_and_the_state_so_far(
         states.append(x)
         return returned(x) if len(states) == 4 else unit_gaussian(x, sigma)
 
-    with pytest.raises(ModelOutputError) as refusal:
+    with pytest.raises(StepError) as refusal:
         sample(model, X, KARRAS, disable=True)
     message = str(refusal.value)
     assert message.startswith("model must return ")
@@ -789,7 +802,77 @@ def test_a_bad_estimate_is_refused_with_its_step_and_the_state_so_far(
     assert refusal.value.x is states[-1]
 
 
-@pytest.mark.parametrize("returned", [None, torch.zeros(2, 2), 1.0])
-def test_noise_of_another_shape_is_refused(returned: Any) -> None:
-    with pytest.raises(ValueError, match=r"noise_sampler must return a tensor of shape \(2, 3\)"):
+@pytest.mark.parametrize("returned", [None, torch.zeros(2, 2), 1.0, torch.ones(2, 3).int()])
+def test_noise_of_another_form_is_refused_with_the_state_so_far(returned: Any) -> None:
+    with pytest.raises(
+        StepError, match=r"noise_sampler must return a tensor of shape \(2, 3\)"
+    ) as e:
         sample(unit_gaussian, X, KARRAS, noise_sampler=lambda s, t: returned, disable=True)
+    assert e.value.step == 0
+    assert torch.equal(e.value.x, X)
+
+
+@pytest.mark.parametrize("sigmas", [[3.0, 2.0, 1.0], [3.0, 2.0]])
+def test_noise_that_is_not_finite_is_blamed_on_the_noise_sampler(sigmas: list[float]) -> None:
+    def noise(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return torch.full_like(X, math.nan) if sigma_next == sigmas[-1] else X
+
+    with pytest.raises(StepError, match="noise_sampler must return finite values, got nan") as e:
+        sample(unit_gaussian, X, sigmas, noise_sampler=noise, disable=True)
+    assert e.value.step == len(sigmas) - 2
+
+
+def test_a_state_that_outgrows_its_dtype_is_refused() -> None:
+    x = torch.ones(2, 3).half()
+    with pytest.raises(StepError, match=r"the state must stay within torch.float16"):
+        sample(unit_gaussian, x, [3.0, 2.0], s_noise=1e6, noise_sampler=lambda s, t: x)
+
+
+def test_a_step_error_survives_pickling_with_its_step_and_state() -> None:
+    copied = pickle.loads(pickle.dumps(StepError("message", 3, X)))
+    assert (str(copied), copied.step) == ("message", 3)
+    assert torch.equal(copied.x, X)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_levels_that_float32_cannot_tell_apart_are_stepped_through(cpu: bool) -> None:
+    x = torch.zeros(4000, 1)
+    run = sample_dpmpp_2m_sde if cpu else sample_dpmpp_2m_sde_gpu
+    for sigmas in (
+        torch.tensor([1.0 + 1e-9, 1.0, 0.5, 0.0], dtype=torch.float64),
+        [2**24 + 1, 2**24],
+    ):
+        out = run(
+            lambda x, sigma, **extra: 0.0 * x, x, sigmas, extra_args={"seed": 0}, disable=True
+        )
+        assert out.isfinite().all()
+    # The only randomness is one noise arrow of size D; its spread tells that xi has variance 1.
+    d = step_table(Mesh.from_sigmas([2**24 + 1, 2**24]))[0].D
+    assert float(out.std()) == pytest.approx(d, rel=5 / math.sqrt(2 * 4000))
+
+
+def test_the_default_device_of_torch_does_not_matter() -> None:
+    x = state(2, 3)
+    noise = normals(10, x)
+    here = sample(unit_gaussian, x, KARRAS, noise_sampler=injected(KARRAS, noise), disable=True)
+    # Whatever would be made on the default device would have no values.
+    torch.set_default_device("meta")
+    try:
+        levels = schedule.karras(10, 0.03, 14.6)
+        args = {"noise_sampler": injected(KARRAS, noise), "disable": True}
+        there = sample(unit_gaussian, x, levels, **args)
+        tree = sample(unit_gaussian_with_extras, x, levels, extra_args={"seed": 1}, disable=True)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(here, there)
+    assert tree.isfinite().all()
+
+
+def unit_gaussian_with_extras(x: Tensor, sigma: Tensor, **extra: Any) -> Tensor:
+    return unit_gaussian(x, sigma)
+
+
+def test_the_exact_targets_take_an_empty_batch() -> None:
+    for shape in ((0, 2), (0, 1, 2)):
+        out = sample(MIXTURE.model(), torch.zeros(shape), KARRAS, eta=0.0, disable=True)
+        assert out.shape == shape

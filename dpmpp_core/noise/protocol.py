@@ -53,7 +53,7 @@ class Streams:
         if seed is None:
             # Drawn from the global generator, and in this very way, so that torch.manual_seed
             # gives the same path as in ComfyUI.
-            seed = int(torch.randint(0, 2**63 - 1, ()).numpy())
+            seed = int(torch.randint(0, 2**63 - 1, (), device="cpu").numpy())
         self.seeds = [_one(s) for s in seed] if one_per_sample else [_one(seed)]  # type: ignore[union-attr]
         self.shape = x.shape[1:] if one_per_sample else x.shape
         self.state = x.shape

@@ -7,12 +7,17 @@ import torch
 import torchsde
 from torch import Tensor
 
+from ..checks import positive
 from .protocol import Seed, Streams, working_dtype
 
 __all__ = ["BrownianTree"]
 
 _DIGITS = 6
 """Decimals that torchsde keeps of a time (its default tolerance is 1e-6)."""
+
+_SHORTEST = 1e-5
+"""Steps shorter than this, relative to times above 1, are not asked of the tree: the rounding of
+their ends would change their variance by a tenth or more, down to zero or up without bound."""
 
 
 class BrownianTree:
@@ -21,16 +26,17 @@ class BrownianTree:
     .. math:: \xi_k = \frac{W(\sigma_{k+1}) - W(\sigma_k)}{\sqrt{|\sigma_{k+1} - \sigma_k|}}
 
     The path is a function of the seed, so that runs with different meshes between the same two
-    ends follow one path. Numbers are those of ComfyUI's ``BrownianTreeNoiseSampler`` bit for bit,
-    for states and levels in float32 or float64. Two things differ. Two times that torchsde
-    rounds to one (it keeps six decimals; it would then return zero or recurse without end) draw an
-    independent normal from the seed and the two times: it has the right law, since increments
-    over intervals that do not overlap are independent. And a time outside the tree is
-    refused rather than moved to its end with a warning.
+    ends follow one path. Numbers are those of ComfyUI's ``BrownianTreeNoiseSampler`` bit for
+    bit, for states and levels in float32 or float64. Two things differ. torchsde rounds times to
+    six decimals; for two times that round to one it returns zero or recurses without end, and for
+    a very short step the variance is off. So a step shorter than 1e-5 (relative to times above 1)
+    draws an independent normal from the seed and the two times: it has the right law, since
+    increments over intervals that do not overlap are independent. And a time outside the tree
+    is refused rather than moved to its end with a warning.
 
     Two limits are torchsde's own. The path depends on the two ends and, with ``cpu=False``, on
     the kind of device; and since times are rounded, a step of length d in sigma has the variance
-    :math:`1 \pm 10^{-6}/d`.
+    :math:`1 \pm 10^{-6}/d`. One tree is not to be asked from several threads at once.
 
     Args:
         x: a state; its shape ``(B, ...)``, device and dtype are those of the noise. Half precision
@@ -56,12 +62,9 @@ class BrownianTree:
         seed: Seed = None,
         cpu: bool = False,
     ) -> None:
-        self._low, self._high = float(sigma_min), float(sigma_max)
-        if not 0.0 < self._low <= self._high < float("inf"):
-            raise ValueError(
-                "sigma_min and sigma_max must satisfy 0 < sigma_min <= sigma_max, "
-                f"got {self._low} and {self._high}"
-            )
+        self._low, self._high = positive("sigma_min", sigma_min), positive("sigma_max", sigma_max)
+        if self._low > self._high:
+            raise ValueError(f"sigma_min must be at most sigma_max = {self._high}, got {self._low}")
         self._streams = Streams(x, seed)
         self._device, self._dtype = x.device, x.dtype
         self._cpu = cpu
@@ -81,20 +84,20 @@ class BrownianTree:
         Raises:
             ValueError: for equal times or one that lies outside the tree.
         """
-        start, end = torch.as_tensor(sigma), torch.as_tensor(sigma_next)
-        if self._cpu:
-            # ComfyUI asks a host tree in float32 whatever the precision of the schedule.
-            begin, stop = float(start.float()), float(end.float())
-        else:
-            begin, stop = float(start), float(end)
+        start, end = _time(sigma), _time(sigma_next)
+        begin, stop = float(start), float(end)
         self._check(begin, stop)
 
         if self._empty:
             return torch.zeros(self._streams.state, device=self._device, dtype=self._dtype)
         sign = 1.0 if begin < stop else -1.0
-        low, high = (min(max(t, self._low), self._high) for t in sorted((begin, stop)))
-        if round(low, _DIGITS) == round(high, _DIGITS):
+        low, high = sorted((begin, stop))
+        if high - low < _SHORTEST * max(1.0, high):
             return (self._apart(low, high) * sign).to(self._device, self._dtype)
+        if self._cpu:
+            # ComfyUI asks a host tree in float32 whatever the precision of the schedule.
+            low, high = float(np.float32(low)), float(np.float32(high))
+        low, high = max(low, self._low), min(high, self._high)
         # torchsde rounds the ends of its tree and warns of a time that lies beyond them by less
         # than the rounding. It then takes the end; so do we, beforehand.
         low, high = max(low, round(self._low, _DIGITS)), min(high, round(self._high, _DIGITS))
@@ -138,3 +141,9 @@ class BrownianTree:
                 )
             )
         return self._streams.join(draws)
+
+
+def _time(sigma: Tensor | float) -> Tensor:
+    if isinstance(sigma, Tensor):
+        return sigma.detach()
+    return torch.tensor(sigma, dtype=torch.float64, device="cpu")
