@@ -9,7 +9,7 @@ The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise sch
 from . import schedule
 from .coefficients import Coefficients, StepTable, history_weight, step_table
 from .mesh import Mesh
-from .noise import BrownianTree, IndependentNoise, NoiseSampler
+from .noise import BrownianTree, IndependentNoise, NoiseSampler, PhiloxBridge
 from .sampler import (
     Step,
     StepError,
@@ -35,6 +35,7 @@ __all__ = [
     "IndependentNoise",
     "Mesh",
     "NoiseSampler",
+    "PhiloxBridge",
     "Process",
     "Step",
     "StepError",
