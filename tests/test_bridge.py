@@ -39,7 +39,7 @@ SCHEDULES = {
     "kl_optimal": (schedule.kl_optimal(1000, 0.029, 14.6), "ve"),
     "vp": (schedule.vp(1000), "ve"),
     "laplace": (schedule.laplace(1000, 0.029, 14.6), "ve"),
-    "linear_quadratic": (schedule.linear_quadratic(1000, 14.6), "ve"),
+    "linear_quadratic": (schedule.linear_quadratic(200, 1.0), "flow"),
     "flow, shift 3": (schedule.flow(1000, 3.0), "flow"),
     "flow table, simple": (schedule.simple(1000, schedule.flow_table(3.0)), "flow"),
     "flow table, beta": (schedule.beta(1000, schedule.flow_table(3.0)), "flow"),
@@ -124,11 +124,12 @@ def test_the_steps_are_independent_for_every_clock_process_and_eta(
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ordinary_schedules_of_1000_steps_fit_the_tree(name: str) -> None:
+def test_ordinary_schedules_fit_the_tree(name: str) -> None:
     sigmas, process = SCHEDULES[name]
     PhiloxBridge(blank(1, 1), sigmas, process=process)
     # The law on stretches of its mesh: all of it would take long.
-    for part in (sigmas[:40], sigmas[480:520], sigmas[-40:]):
+    middle = len(sigmas) // 2
+    for part in (sigmas[:40], sigmas[middle - 20 : middle + 20], sigmas[-40:]):
         bridge = PhiloxBridge(blank(1, 1), part, process=process)
         assert gram_error(bridge.weights.table) < 2e-14
 
@@ -137,7 +138,7 @@ def test_ordinary_schedules_of_1000_steps_fit_the_tree(name: str) -> None:
 @given(
     st.floats(-30, 30), st.sampled_from(PROCESSES), st.sampled_from(ETAS), st.sampled_from(CLOCKS)
 )
-def test_a_point_is_a_unit_normal_of_at_most_17_nodes(
+def test_a_point_is_a_unit_normal_of_at_most_13_nodes(
     lam: float, process: str, eta: float, clock: Any
 ) -> None:
     row = point_row(lam, log_gap(as_process(process), eta, clock))
@@ -433,7 +434,7 @@ def test_a_list_of_seeds_of_another_length_is_refused() -> None:
 def test_two_levels_in_one_leaf_are_refused_by_name() -> None:
     lams = [0.5, 3.25 * LEAF + 1, 3.75 * LEAF + 1]
     with pytest.raises(
-        ValueError, match=r"^sigmas must be at least 3.1e-05 apart .* sigmas\[1\] = .* sigmas\[2\]"
+        ValueError, match=r"^sigmas must be at least 0.00049 apart .* sigmas\[1\] = .* sigmas\[2\]"
     ):
         PhiloxBridge(blank(1, 3), [math.exp(-lam) for lam in lams])
 
@@ -524,7 +525,7 @@ def test_javascript_refuses_two_points_in_one_leaf() -> None:
         }""",
         [0.5, 1 + 3.25 * LEAF, 1 + 3.75 * LEAF],
     )
-    assert message.startswith("lam must ascend by at least 2^-15")
+    assert message.startswith("lam must ascend by at least 2^-11")
 
 
 @pytest.mark.browser

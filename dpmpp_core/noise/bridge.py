@@ -14,7 +14,7 @@ function of seed, node and element (:mod:`~dpmpp_core.noise.philox`).
 
 **The weights.** What a point's value owes to the normal of a midpoint m is :math:`s_m` times a tent
 (a Schauder function): 1 at m, falling linearly in t to 0 at l and r. So W at a mesh point is a sum
-of at most 17 weighted normals, and an increment is the difference of two points. The weights follow
+of at most 13 weighted normals, and an increment is the difference of two points. The weights follow
 from mesh and clock, and are computed on the host, once, in float64.
 
 Source: Levy 1948; Salmon et al. 2011 for counters in place of a stored tree.
@@ -38,15 +38,15 @@ from .protocol import Seed, Streams
 
 __all__ = ["DEPTH", "Clock", "PhiloxBridge", "Weights", "increment_row", "log_gap", "point_row"]
 
-DEPTH = 15
-"""Halvings of a block: a leaf is 2^-15 = 3.1e-5 wide in lambda.
+DEPTH = 11
+"""Halvings of a block: a leaf is 2^-11 = 4.9e-4 wide in lambda.
 
 Two points in one leaf would need its one normal twice, so a leaf must be shorter than a mesh's
-shortest step. At 1,000 steps that is 5.0e-5 for linear_quadratic under VE (near its top, where a
-step is 0.025 / 500 of sigma), 9.9e-4 for laplace, and at least 2.9e-3 for karras, exponential,
-simple, sgm_uniform, beta, kl_optimal, vp and flow with shift 3. One halving fewer would refuse the
-first of these; one more costs 6 % in time. Blocks of one unit, rather than one tree over a range
-of, say, 32, leave out five halvings and have no end that a schedule could lie beyond.
+shortest step. At 1,000 steps that is 9.9e-4 for laplace, and at least 2.9e-3 for karras,
+exponential, simple, sgm_uniform, beta, kl_optimal, vp and flow with shift 3. One halving fewer
+would refuse the first of these; each costs one normal in thirteen. Blocks of one unit, rather than
+one tree over a range of, say, 32, leave out five halvings and have no end that a schedule could
+lie beyond.
 """
 
 _LEAVES = 1 << DEPTH
@@ -156,7 +156,7 @@ def block_node(block: int) -> int:
 
     A node is a 32-bit word. Its high half is the block's number, from 0 for [-32768, -32767). Its
     low half is 0 for the block, and for the midpoints below it 1; 2, 3; 4 to 7; ... as in a heap;
-    then 2^15 + i for what settles a point in leaf i.
+    then 2^11 + i for what settles a point in leaf i.
     """
     return (block - _FIRST_BLOCK) << 16
 
@@ -236,7 +236,7 @@ class PhiloxBridge:
 
     Raises:
         ValueError: for arguments outside these ranges, what :class:`Mesh` refuses, and a mesh with
-            two levels in one leaf of the tree (less than 3.1e-5 apart in lambda).
+            two levels in one leaf of the tree (less than 4.9e-4 apart in lambda).
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 // order. A module that imports it brings philox.js's batchNormals (a page loads each module from a
 // Blob, where a relative import leads nowhere).
 
-export const DEPTH = 15;
+export const DEPTH = 11;
 const LEAVES = 1 << DEPTH;
 const FIRST_BLOCK = -(1 << 15);
 
