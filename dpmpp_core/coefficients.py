@@ -118,9 +118,15 @@ def history_weight(z: float, solver_type: SolverType) -> float:
     Both are :math:`z/2 + O(z^2)`.
 
     Args:
-        z: :math:`(1 + \eta) h`, above 0.
+        z: :math:`(1 + \eta) h`, at least 0; may be infinite.
         solver_type: ``"midpoint"`` or ``"heun"``.
+
+    Raises:
+        ValueError: for values outside these ranges.
     """
+    _check_solver_type(solver_type)
+    if not z >= 0.0:
+        raise ValueError(f"z must be at least 0, got {z!r}")
     if solver_type == "midpoint":
         return -0.5 * math.expm1(-z)
     if z > 1.0:

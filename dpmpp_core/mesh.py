@@ -68,7 +68,7 @@ class Mesh:
 
     @classmethod
     def _from_levels(cls, levels: list[float], process: Process, dtype: torch.dtype) -> Mesh:
-        if isinstance(process, Flow) and levels and levels[0] >= 1.0:
+        if isinstance(process, Flow) and levels and 1.0 <= levels[0] < math.inf:
             first = _rounded(process.first_sigma, dtype)
             if len(levels) > 1 and levels[1] >= first:
                 raise ValueError(
@@ -106,7 +106,7 @@ def read_levels(sigmas: Tensor | Sequence[float]) -> list[float]:
         raise ValueError(refusal)
     try:
         return [_level(s) for s in sigmas]
-    except (TypeError, OverflowError):
+    except (TypeError, OverflowError, RuntimeError):
         raise ValueError(refusal) from None
 
 

@@ -57,6 +57,27 @@ def _apply(function: str, value: Scalar) -> Scalar:
     return cast(Scalar, getattr(library, function)(value))
 
 
+def _log(value: Scalar) -> Scalar:
+    """log, with log 0 = -inf for floats too, as torch has it."""
+    if not isinstance(value, Tensor) and value == 0.0:
+        return -math.inf
+    return _apply("log", value)
+
+
+def _exp(value: Scalar) -> Scalar:
+    """exp, which for a float above 709 is inf, as torch has it."""
+    if not isinstance(value, Tensor) and value > 709.0:
+        return math.inf
+    return _apply("exp", value)
+
+
+def _softplus(value: Scalar) -> Scalar:
+    """log(1 + exp(value)), without overflow."""
+    if isinstance(value, Tensor):
+        return torch.logaddexp(value, value.new_zeros(()))
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+
+
 # --- processes ---------------------------------------------------------------------------------
 
 
@@ -99,10 +120,10 @@ class VE:
         return 0.0 * sigma + 1.0
 
     def half_log_snr(self, sigma: Scalar) -> Scalar:
-        return -_apply("log", sigma)
+        return -_log(sigma)
 
     def sigma(self, half_log_snr: Scalar) -> Scalar:
-        return _apply("exp", -half_log_snr)
+        return _exp(-half_log_snr)
 
     def log_alpha_gain(self, sigma: float, sigma_next: float) -> float:
         return 0.0
@@ -123,10 +144,10 @@ class VP:
         return _apply("sqrt", (1.0 - sigma) * (1.0 + sigma))
 
     def half_log_snr(self, sigma: Scalar) -> Scalar:
-        return _apply("log", self.alpha(sigma)) - _apply("log", sigma)
+        return _log(self.alpha(sigma)) - _log(sigma)
 
     def sigma(self, half_log_snr: Scalar) -> Scalar:
-        return 1.0 / _apply("sqrt", 1.0 + _apply("exp", 2.0 * half_log_snr))
+        return _exp(-0.5 * _softplus(2.0 * half_log_snr))
 
     def log_alpha_gain(self, sigma: float, sigma_next: float) -> float:
         gain = (sigma - sigma_next) * (sigma + sigma_next)
@@ -159,10 +180,10 @@ class Flow:
         return 1.0 - sigma
 
     def half_log_snr(self, sigma: Scalar) -> Scalar:
-        return _apply("log", 1.0 - sigma) - _apply("log", sigma)
+        return _log(1.0 - sigma) - _log(sigma)
 
     def sigma(self, half_log_snr: Scalar) -> Scalar:
-        return 1.0 / (1.0 + _apply("exp", half_log_snr))
+        return _exp(-_softplus(half_log_snr))
 
     def log_alpha_gain(self, sigma: float, sigma_next: float) -> float:
         return math.log1p((sigma - sigma_next) / (1.0 - sigma))
@@ -198,10 +219,10 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
     Raises:
         ValueError: unless ``steps >= 1`` and ``0 < sigma_min < sigma_max``, ``rho > 0``.
     """
-    positive("rho", rho)
+    rho = positive("rho", rho)
     low, high = _levels(sigma_min, sigma_max)
-    ramp = _ramp(steps)
-    inverse = high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))
+    ends = torch.tensor([low, high], dtype=torch.float64, device="cpu") ** (1.0 / rho)
+    inverse = ends[1] + _ramp(steps) * (ends[0] - ends[1])
     return _descending("rho, sigma_min and sigma_max", _with_zero(inverse**rho))
 
 
@@ -221,7 +242,7 @@ def polyexponential(steps: int, sigma_min: float, sigma_max: float, rho: float =
     Raises:
         ValueError: as :func:`karras`.
     """
-    positive("rho", rho)
+    rho = positive("rho", rho)
     low, high = _levels(sigma_min, sigma_max)
     ramp = (1.0 - _ramp(steps)) ** rho
     span = math.log(high) - math.log(low)
@@ -239,9 +260,8 @@ def vp(steps: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 1
     Raises:
         ValueError: unless ``steps >= 1``, ``beta_d, beta_min > 0`` and ``0 < eps_s < 1``.
     """
-    positive("beta_d", beta_d)
-    positive("beta_min", beta_min)
-    real("eps_s", eps_s, "a number between 0 and 1", lambda number: 0.0 < number < 1.0)
+    beta_d, beta_min = positive("beta_d", beta_d), positive("beta_min", beta_min)
+    eps_s = real("eps_s", eps_s, "a number between 0 and 1", lambda number: 0.0 < number < 1.0)
     t = 1.0 + _ramp(steps) * (eps_s - 1.0)
     levels = _with_zero(torch.special.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt())
     return _descending("beta_d and beta_min", levels)
@@ -261,8 +281,7 @@ def laplace(
     Raises:
         ValueError: as :func:`karras`.
     """
-    positive("beta", beta)
-    real("mu", mu, "a finite number")
+    beta, mu = positive("beta", beta), real("mu", mu, "a finite number")
     low, high = _levels(sigma_min, sigma_max)
     centred = 0.5 - _ramp(steps)
     log_sigma = mu - beta * centred.sign() * torch.log(1.0 - 2.0 * centred.abs() + 1e-5)
@@ -301,9 +320,9 @@ def discrete_table(
     Raises:
         ValueError: unless ``timesteps >= 1`` and ``0 < beta_start <= beta_end < 1``.
     """
-    count("timesteps", timesteps)
-    real("beta_start", beta_start, "a number")
-    real("beta_end", beta_end, "a number")
+    timesteps = count("timesteps", timesteps)
+    beta_start = real("beta_start", beta_start, "a number")
+    beta_end = real("beta_end", beta_end, "a number")
     if not 0.0 < beta_start <= beta_end < 1.0:
         raise ValueError(
             "beta_start and beta_end must satisfy 0 < beta_start <= beta_end < 1, "
@@ -321,7 +340,8 @@ def shift_time(t: Scalar, shift: float) -> Scalar:
 
     Source: Esser et al. 2024, https://arxiv.org/abs/2403.03206, equation 23.
     """
-    return shift * t / (1.0 + (shift - 1.0) * t)
+    # Not the textbook's form: this one gives exactly 1 at t = 1.
+    return t / (t + (1.0 - t) / shift)
 
 
 def flow_table(shift: float = 1.0, timesteps: int = 1000) -> Tensor:
@@ -330,8 +350,7 @@ def flow_table(shift: float = 1.0, timesteps: int = 1000) -> Tensor:
     Raises:
         ValueError: unless ``timesteps >= 1`` and ``shift > 0``.
     """
-    count("timesteps", timesteps)
-    positive("shift", shift)
+    timesteps, shift = count("timesteps", timesteps), positive("shift", shift)
     times = torch.arange(1, timesteps + 1, dtype=torch.float64, device="cpu") / timesteps
     return shift_time(times, shift)
 
@@ -342,8 +361,7 @@ def flow(steps: int, shift: float = 1.0) -> Tensor:
     Raises:
         ValueError: unless ``steps >= 1`` and ``shift > 0``.
     """
-    count("steps", steps)
-    positive("shift", shift)
+    steps, shift = count("steps", steps), positive("shift", shift)
     times = 1.0 - torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
     return shift_time(times, shift)
 
@@ -355,7 +373,8 @@ def simple(steps: int, table: Tensor) -> Tensor:
         ValueError: unless ``1 <= steps <= len(table)`` and the table ascends.
     """
     table = _table(table)
-    if count("steps", steps) > len(table):
+    steps = count("steps", steps)
+    if steps > len(table):
         raise ValueError(f"steps must be at most the table's {len(table)} levels, got {steps!r}")
     stride = len(table) / steps
     levels = _with_zero(torch.stack([table[-(1 + int(k * stride))] for k in range(steps)]))
@@ -393,8 +412,7 @@ def ddim_uniform(steps: int, table: Tensor) -> Tensor:
     Raises:
         ValueError: unless ``steps >= 1`` and the table ascends and has at least two levels.
     """
-    table = _table(table)
-    count("steps", steps)
+    table, steps = _table(table), count("steps", steps)
     if len(table) < 2:
         raise ValueError(f"table must hold at least 2 levels, got {len(table)}")
     # A table whose second level is already 0 brings its own end, and one more step.
@@ -415,9 +433,7 @@ def beta(steps: int, table: Tensor, a: float = 0.6, b: float = 0.6) -> Tensor:
         ValueError: unless ``steps >= 1``, ``a, b > 0`` and the table ascends.
     """
     table = _table(table)
-    count("steps", steps)
-    positive("a", a)
-    positive("b", b)
+    steps, a, b = count("steps", steps), positive("a", a), positive("b", b)
     quantiles = 1.0 - np.linspace(0.0, 1.0, steps, endpoint=False)
     index = np.rint(beta_distribution.ppf(quantiles, a, b) * (len(table) - 1)).astype(int)
     levels = _with_zero(torch.unique_consecutive(table[torch.from_numpy(index)]))
@@ -437,9 +453,8 @@ def linear_quadratic(
         ValueError: unless ``steps >= 1``, ``sigma_max > 0``, ``0 < threshold_noise < 1`` and
             ``1 <= linear_steps < steps``.
     """
-    count("steps", steps)
-    positive("sigma_max", sigma_max)
-    real(
+    steps, sigma_max = count("steps", steps), positive("sigma_max", sigma_max)
+    threshold_noise = real(
         "threshold_noise",
         threshold_noise,
         "a number between 0 and 1",
@@ -447,9 +462,9 @@ def linear_quadratic(
     )
     if steps == 1:
         return torch.tensor([sigma_max, 0.0], dtype=torch.float64, device="cpu")
-    m = steps // 2 if linear_steps is None else linear_steps
-    if not 1 <= m < steps:
-        raise ValueError(f"linear_steps must be at least 1 and below steps = {steps}, got {m!r}")
+    m = steps // 2 if linear_steps is None else count("linear_steps", linear_steps)
+    if m >= steps:
+        raise ValueError(f"linear_steps must be below steps = {steps}, got {m!r}")
     k = torch.arange(steps + 1, dtype=torch.float64, device="cpu")
     slope = threshold_noise / m
     past = (k - m).clamp(min=0.0)
@@ -464,8 +479,7 @@ def linear_quadratic(
 
 
 def _even_times(steps: int, table: Tensor, process: str | Process, *, drop_last: bool) -> Tensor:
-    table = _table(table)
-    count("steps", steps)
+    table, steps = _table(table), count("steps", steps)
     process = as_process(process)
     points = steps + 1 if drop_last else steps
     if isinstance(process, Flow):

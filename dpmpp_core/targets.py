@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import not_negative
+from .checks import count, not_negative
 from .noise.protocol import working_dtype
 from .schedule import Process, as_process
 
@@ -115,6 +115,7 @@ class GaussianMixture:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """n exact samples of the law at noise level sigma: shape ``(n, d)``, float64."""
+        count("n", n)
         values, basis = self._spectrum
 
         def normal() -> Tensor:
@@ -169,7 +170,7 @@ class GaussianMixture:
                 f"x must be floating, of shape (B, ...) with {self.dim} numbers per sample, "
                 f"got {x.dtype} of shape {tuple(x.shape)}"
             )
-        self._check_level(sigma)
+        self._check_level(sigma, process)
         work = working_dtype(x.dtype)
         flat = x.reshape(len(x), self.dim).to(work)
         level = torch.as_tensor(sigma, dtype=work, device=x.device)
@@ -178,21 +179,23 @@ class GaussianMixture:
                 f"sigma must be a number or have shape ({len(x)},), got shape {tuple(level.shape)}"
             )
         level = level.expand(len(x))
-        if not len(x):
-            return flat.new_zeros(0, self.dim)
         size = max(1, _BLOCK // (self.dim * len(self.means)))
         return torch.cat(
             [
                 function(self._posterior(flat[i : i + size], level[i : i + size], process))
-                for i in range(0, len(x), size)
+                for i in range(0, max(len(x), 1), size)
             ]
         )
 
-    def _check_level(self, sigma: float | Tensor) -> None:
+    def _check_level(self, sigma: float | Tensor, process: Process) -> None:
         # Numbers only: to look into a tensor would wait for its device at every model call.
         if isinstance(sigma, Tensor):
             return
-        not_negative("sigma", sigma)
+        if not_negative("sigma", sigma) > process.sigma_limit:
+            raise ValueError(
+                f"sigma must be at most {process.sigma_limit:g} for process {process.name!r}, "
+                f"got {sigma!r}"
+            )
         if sigma == 0 and bool((self._spectrum[0] == 0).any()):
             raise ValueError("sigma must be above 0 where a component has no spread, got 0")
 
@@ -311,7 +314,10 @@ def point_cloud(points: Tensor, weights: Tensor | None = None) -> GaussianMixtur
         ValueError: as :class:`GaussianMixture`.
     """
     points = torch.as_tensor(points, dtype=torch.float64)
-    return GaussianMixture(points.reshape(len(points), -1), 0.0, weights)
+    if points.ndim < 2:
+        raise ValueError(f"points must have shape (K, ...), got shape {tuple(points.shape)}")
+    flat = points.reshape(len(points), math.prod(points.shape[1:]))
+    return GaussianMixture(flat, 0.0, weights)
 
 
 def triangle() -> GaussianMixture:

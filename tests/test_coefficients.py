@@ -403,7 +403,7 @@ def test_eta_may_be_any_number(number):
     assert step_table(mesh, number, number) == step_table(mesh, 1.0, 1.0)
 
 
-BAD_NUMBERS = [-1.0, -1e-300, math.nan, math.inf, -math.inf, "1", None, True, 1j, [1.0], b"1"]
+BAD_NUMBERS = [-1.0, -1e-300, math.nan, math.inf, "1", b"1", None, True, 1j, [1.0], 10**400]
 
 
 @pytest.mark.parametrize("value", BAD_NUMBERS)
@@ -421,3 +421,10 @@ def test_an_unknown_solver_type_is_refused(solver_type):
     with pytest.raises(ValueError, match="solver_type must be 'midpoint' or 'heun'") as caught:
         step_table(mesh, solver_type=solver_type)
     assert repr(solver_type) in str(caught.value)
+
+
+def test_the_history_weight_refuses_an_unknown_solver_and_a_step_backwards():
+    with pytest.raises(ValueError, match=r"solver_type must be .* got 'Heun'"):
+        history_weight(1.0, "Heun")
+    with pytest.raises(ValueError, match=r"z must be at least 0, got -1\.0"):
+        history_weight(-1.0, "heun")

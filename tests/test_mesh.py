@@ -330,7 +330,21 @@ def test_a_dtype_that_is_not_real_is_refused(dtype):
 
 @pytest.mark.parametrize(
     "sigmas",
-    ["karras", ["one", "two"], None, 1.0, [1.0, None], [[1.0], [0.5]], [1.0, 1j], [2.0, object()]],
+    [
+        "karras",
+        "10",
+        b"10",
+        ["1", "0.5"],
+        [True, False],
+        {2.0: 1, 1.0: 2},
+        None,
+        1.0,
+        [1.0, None],
+        [[1.0], [0.5]],
+        [1.0, 1j],
+        [2.0, object()],
+        [10**400, 1],
+    ],
 )
 def test_what_is_no_sequence_of_numbers_is_refused(sigmas):
     with pytest.raises(ValueError, match="sigmas must be a 1-D tensor or a sequence") as caught:
@@ -374,3 +388,14 @@ def test_an_unknown_process_is_refused(process):
     with pytest.raises(ValueError, match="process must be") as caught:
         Mesh.from_sigmas([0.9, 0.5], process)
     assert repr(process) in str(caught.value)
+
+
+@pytest.mark.parametrize("sigmas", [[10**400, 1], [torch.tensor(1j), torch.tensor(0.5)]])
+def test_numbers_that_no_float_can_hold_are_refused_by_name(sigmas):
+    with pytest.raises(ValueError, match="sigmas must be"):
+        Mesh.from_sigmas(sigmas)
+
+
+def test_a_flow_refuses_an_infinite_first_level():
+    with pytest.raises(ValueError, match=r"sigmas must be finite, got sigmas\[0\] = inf"):
+        Mesh.from_sigmas([math.inf, 0.5, 0.0], "flow")

@@ -293,6 +293,29 @@ def test_two_times_that_agree_to_six_decimals_draw_a_unit_normal():
         assert_unit_normal(tree(at(start), at(end)))
 
 
+@pytest.mark.parametrize("length", [1e-5, 3e-6, 1e-6, 1e-7, 1e-9, 1e-12])
+@pytest.mark.parametrize("cpu", [False, True])
+def test_a_short_step_across_a_rounding_boundary_is_a_unit_normal(length, cpu):
+    # torchsde would see two times 1e-6 apart, however close they are.
+    tree = BrownianTree(torch.zeros(N, dtype=F64), 0.1, 8.0, 1, cpu=cpu)
+    end = 0.1234565 - length / 2
+    assert_unit_normal(tree(at(end + 0.999 * length), at(end)))
+
+
+@pytest.mark.parametrize("length", [1.02e-5, 1.55e-5, 1e-4])
+def test_a_step_that_is_asked_of_the_tree_has_its_variance_to_a_tenth(length):
+    tree = BrownianTree(torch.zeros(N, dtype=F64), 0.1, 8.0, 1)
+    xi = tree(at(0.7654321 + length), at(0.7654321))
+    # Each end moves by at most half of torchsde's 1e-6.
+    assert abs(xi.var() - 1.0) < 1e-6 / length + Z * 1.1 * math.sqrt(2.0 / N)
+
+
+def test_a_host_tree_takes_times_that_float32_cannot_tell_apart():
+    tree = BrownianTree(torch.zeros(N, dtype=F64), 0.1, 100.0, 1, cpu=True)
+    for start, length in [(1.0, 1e-9), (50.0, 1e-7), (50.0, 4e-6), (99.0, 1e-4)]:
+        assert_unit_normal(tree(at(start), at(start - length)))
+
+
 def test_a_tiny_step_is_a_function_of_the_seed_and_its_times():
     x = torch.zeros(50, dtype=F64)
 

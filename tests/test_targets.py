@@ -380,6 +380,17 @@ def test_a_state_of_any_shape_is_a_batch_of_vectors(shape):
     assert target.log_density(x.reshape(5, *shape), 0.5).shape == (5,)
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (0, 1, 3, 1)])
+@pytest.mark.parametrize("sigma", [0.5, torch.tensor(0.5), torch.zeros(0)])
+def test_an_empty_batch_has_an_empty_answer(shape, sigma):
+    target, *_ = mixture()
+    x = torch.zeros(shape, dtype=torch.float16)
+    for name in ("denoise", "score"):
+        answer = getattr(target, name)(x, sigma)
+        assert answer.shape == x.shape
+        assert answer.dtype == x.dtype
+
+
 def test_a_cloud_of_images_denoises_images():
     images = normals(6, 2, 3, 4)
     target = point_cloud(images)
@@ -510,6 +521,14 @@ def test_a_cloud_has_the_covariance_of_its_points():
     points = normals(20, 3)
     expected = np.cov(points.numpy().T, bias=True)
     assert point_cloud(points).covariance.numpy() == pytest.approx(expected, abs=1e-13)
+
+
+def test_a_component_much_narrower_than_another_keeps_its_variance():
+    means, variances = torch.zeros(2, 1), torch.tensor([1.0, 1e-18], dtype=torch.float64)
+    x = torch.tensor([[0.0], [1e-9], [1.0]], dtype=torch.float64)
+    as_full = GaussianMixture(means, variances[:, None, None])
+    as_numbers = GaussianMixture(means, variances)
+    torch.testing.assert_close(as_full.log_density(x), as_numbers.log_density(x))
 
 
 def test_weights_are_scaled_to_sum_to_one():
@@ -702,11 +721,17 @@ def test_a_gaussian_refuses_a_mean_or_a_covariance_of_another_shape():
 @pytest.mark.parametrize("name", ["denoise", "score", "log_density"])
 def test_a_state_of_another_size_is_refused(name, shape):
     target, *_ = mixture()
-    with pytest.raises(
-        ValueError, match=r"x must be floating, of shape .* with 3 numbers per sample, got"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"x must .* with 3 numbers per sample, got") as caught:
         getattr(target, name)(torch.zeros(shape), 1.0)
     assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_a_state_that_is_not_floating_is_refused(dtype):
+    target, *_ = mixture()
+    with pytest.raises(ValueError, match="x must be floating") as caught:
+        target.denoise(torch.zeros(4, 3, dtype=dtype), 1.0)
+    assert str(dtype) in str(caught.value)
 
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (4, 1), (1, 4), (0,)])
@@ -716,6 +741,22 @@ def test_noise_levels_that_do_not_fit_the_batch_are_refused(name, shape):
     with pytest.raises(ValueError, match=r"sigma must be a number or have shape \(4,\)") as caught:
         getattr(target, name)(torch.zeros(4, 3), torch.ones(shape))
     assert str(shape) in str(caught.value)
+
+
+@pytest.mark.parametrize("sigma", [-1.0, -1e-300, math.nan, math.inf, "1", True])
+@pytest.mark.parametrize("name", ["denoise", "score", "log_density"])
+def test_a_number_that_is_no_noise_level_is_refused(name, sigma):
+    target, *_ = mixture()
+    with pytest.raises(ValueError, match="sigma must be a finite number >= 0") as caught:
+        getattr(target, name)(torch.zeros(4, 3), sigma)
+    assert repr(sigma) in str(caught.value)
+
+
+def test_a_cloud_has_no_answer_without_noise():
+    target = point_cloud(torch.tensor([[0.0], [1.0]]))
+    for name in ("denoise", "score", "log_density"):
+        with pytest.raises(ValueError, match=r"sigma must be above 0 where .* no spread, got 0"):
+            getattr(target, name)(torch.zeros(4, 1), 0.0)
 
 
 @pytest.mark.parametrize("process", ["edm", None, VP])
@@ -732,3 +773,31 @@ def test_an_unknown_process_is_refused(process):
         with pytest.raises(ValueError, match="process must be") as caught:
             call()
         assert repr(process) in str(caught.value)
+
+
+def test_an_empty_batch_has_empty_answers():
+    target = gaussian(torch.zeros(3))
+    assert target.denoise(torch.zeros(0, 3), 1.0).shape == (0, 3)
+    assert target.score(torch.zeros(0, 3), 1.0).shape == (0, 3)
+    assert target.denoise(torch.zeros(0, 1, 3, 1), 1.0).shape == (0, 1, 3, 1)
+    assert target.log_density(torch.zeros(0, 3), 1.0).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "process"), [(-1.0, "ve"), (math.nan, "ve"), (2.0, "vp"), (2.0, "flow")]
+)
+def test_a_noise_level_outside_the_process_is_refused(sigma, process):
+    with pytest.raises(ValueError, match=f"sigma must .* got {sigma}"):
+        gaussian(torch.zeros(3)).denoise(torch.zeros(1, 3), sigma, process)
+
+
+@pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(3), torch.tensor(1.0)])
+def test_points_that_are_no_cloud_are_refused(points):
+    with pytest.raises(ValueError, match=r"(points|means) must .* shape"):
+        point_cloud(points)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True])
+def test_a_number_of_samples_that_is_no_count_is_refused(n):
+    with pytest.raises(ValueError, match=f"n must be an integer of at least 1, got {n}"):
+        triangle().sample(n)

@@ -27,12 +27,12 @@ class BrownianTree:
 
     The path is a function of the seed, so that runs with different meshes between the same two
     ends follow one path. Numbers are those of ComfyUI's ``BrownianTreeNoiseSampler`` bit for
-    bit, for states and levels in float32 or float64. Two things differ. torchsde rounds times to
-    six decimals; for two times that round to one it returns zero or recurses without end, and for
-    a very short step the variance is off. So a step shorter than 1e-5 (relative to times above 1)
-    draws an independent normal from the seed and the two times: it has the right law, since
-    increments over intervals that do not overlap are independent. And a time outside the tree
-    is refused rather than moved to its end with a warning.
+    bit, for state, levels and ends in one dtype, float32 or float64. Two things differ. torchsde
+    rounds times to six decimals; for two times that round to one it returns zero or recurses
+    without end, and for a very short step the variance is off. So a step shorter than 1e-5
+    (relative to times above 1) draws an independent normal from the seed and the two times: it
+    has the right law, since increments over intervals that do not overlap are independent. And a
+    time outside the tree is refused rather than moved to its end with a warning.
 
     Two limits are torchsde's own. The path depends on the two ends and, with ``cpu=False``, on
     the kind of device; and since times are rounded, a step of length d in sigma has the variance
