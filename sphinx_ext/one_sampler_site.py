@@ -82,10 +82,13 @@ def offer_executed_notebook(app: Sphinx, pagename: str, context: dict[str, Any])
     if not executed.is_file():
         return
     notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    # A live figure's state belongs to the kernel that ran; without it its picture shows.
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = without_macros(cell.source)
         for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if "text/latex" in output.get("data", {}):
                 output.data["text/latex"] = without_macros(output.data["text/latex"])
     target = Path(app.outdir) / "_sources" / name

@@ -1,0 +1,194 @@
+// What every live figure needs besides its own picture: controls, colours, frames, links.
+
+// --- elements ------------------------------------------------------------------------------------
+
+// An element with properties, attributes (where the name has a hyphen, or is "role" or "for"), and
+// children.
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes("-") || name === "role" || name === "for") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+let made = 0;
+const freshId = () => `live-control-${++made}`;
+
+// A control is { row, input, show(value), choices? }: `row` is what is put on the page, `show` sets
+// it from the outside. `changed(value)` is called when the reader moves it.
+
+export function slider({ label, min, max, step, format = String, changed }) {
+  const id = freshId();
+  const input = element("input", { id, type: "range", min, max, step });
+  const output = element("output", { for: id });
+  const say = () => {
+    const text = format(Number(input.value));
+    if (output.value === text) return; // the page is not to be laid out anew for nothing
+    output.value = text;
+    input.setAttribute("aria-valuetext", text);
+  };
+  input.addEventListener("input", () => {
+    say();
+    changed(Number(input.value));
+  });
+  const row = element("div", { className: "live-row live-slider" },
+    element("label", { htmlFor: id }, label), output, input);
+  const show = (value, top = max) => {
+    if (Number(input.max) !== top) input.max = top;
+    if (Number(input.value) !== value) input.value = value;
+    say();
+  };
+  return { row, input, output, show };
+}
+
+export function choice({ label, options, changed }) {
+  const id = freshId();
+  const input = element("select", { id });
+  const offer = list => {
+    input.replaceChildren(...list.map(([value, text]) => element("option", { value }, text)));
+  };
+  offer(options);
+  input.addEventListener("change", () => changed(input.value));
+  const row = element("div", { className: "live-row" },
+    element("label", { htmlFor: id }, label), input);
+  return { row, input, offer, show: value => { input.value = value; } };
+}
+
+// Whole numbers. What is out of range is set to the nearest that is not when the field is left.
+export function count({ label, min, max, changed }) {
+  const id = freshId();
+  const input = element("input", { id, type: "number", min, max, step: 1, inputMode: "numeric" });
+  const row = element("div", { className: "live-row" },
+    element("label", { htmlFor: id }, label), input);
+  let last = min;
+  const show = (value, top = max) => {
+    last = value;
+    if (Number(input.max) !== top) input.max = top;
+    if (Number(input.value) !== value || input.value === "") input.value = value;
+  };
+  const valid = () => input.value !== "" && input.checkValidity();
+  input.addEventListener("input", () => {
+    if (valid()) changed(last = Number(input.value));
+  });
+  input.addEventListener("change", () => {
+    if (!valid()) {
+      const number = Number(input.value);
+      const near = input.value === "" || Number.isNaN(number) ? last : Math.round(number);
+      last = Math.min(Math.max(near, Number(input.min)), Number(input.max));
+      input.value = last;
+      changed(last);
+    }
+  });
+  return { row, input, show };
+}
+
+export function button(text, pressed, properties = {}) {
+  const made = element("button", { type: "button", ...properties }, text);
+  made.addEventListener("click", pressed);
+  return made;
+}
+
+// --- frames --------------------------------------------------------------------------------------
+
+// Draws at most once a frame, and never while the figure is out of sight or the page is hidden.
+// `request()` asks for a drawing; what was asked for out of sight is drawn on the return.
+export function frames(el, draw) {
+  const state = { count: 0, visible: false };
+  let wanted = false, handle = 0;
+  const schedule = () => {
+    if (wanted && state.visible && !handle) handle = requestAnimationFrame(frame);
+  };
+  const frame = now => {
+    handle = 0;
+    wanted = false;
+    state.count++;
+    draw(now);
+  };
+  const watch = new IntersectionObserver(entries => {
+    state.visible = entries.at(-1).isIntersecting;
+    schedule();
+  });
+  watch.observe(el);
+  return {
+    state,
+    request() {
+      wanted = true;
+      schedule();
+    },
+    stop() {
+      watch.disconnect();
+      cancelAnimationFrame(handle);
+    },
+  };
+}
+
+export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+// --- colours -------------------------------------------------------------------------------------
+
+// The figure's colours, as the style sheet sets them for the page's theme: name -> "#rrggbb".
+export function readColours(el, names) {
+  const style = getComputedStyle(el);
+  const pen = document.createElement("canvas").getContext("2d");
+  return Object.fromEntries(names.map(name => {
+    pen.fillStyle = "#808080";
+    pen.fillStyle = style.getPropertyValue(`--live-${name}`).trim();
+    return [name, pen.fillStyle.slice(0, 7)];
+  }));
+}
+
+export const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
+
+// Calls `changed` when the reader turns the page light or dark, in the book or in JupyterLab.
+export function onTheme(changed) {
+  const watch = new MutationObserver(changed);
+  watch.observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  watch.observe(document.body, { attributeFilter: ["data-jp-theme-light", "data-theme"] });
+  return () => watch.disconnect();
+}
+
+// --- links ---------------------------------------------------------------------------------------
+
+// The settings that the page's address carries for the figure of that name, and a sentence for each
+// that it carries wrongly. `limits`: name -> { names } or { low, high, whole }.
+export function readLink(name, limits) {
+  const [target, query = ""] = location.hash.slice(1).split("?");
+  const found = {}, wrong = [];
+  if (target !== `live-${name}`) return { found, wrong };
+  for (const [key, text] of new URLSearchParams(query)) {
+    const limit = limits[key];
+    if (!limit) wrong.push(`${key} is no setting of this figure`);
+    else if (limit.names) {
+      if (limit.names.includes(text)) found[key] = text;
+      else wrong.push(`${key} = ${text} is not one of ${limit.names.join(", ")}`);
+    } else {
+      const value = text.trim() === "" ? NaN : Number(text);
+      const fits = value >= limit.low && value <= limit.high;
+      if (fits && (!limit.whole || Number.isInteger(value))) found[key] = value;
+      else {
+        const kind = limit.whole ? "a whole number" : "a number";
+        wrong.push(`${key} = ${text} is not ${kind} from ${limit.low} to ${limit.high}`);
+      }
+    }
+  }
+  return { found, wrong };
+}
+
+export function makeLink(name, settings) {
+  const address = new URL(location.href);
+  address.hash = `live-${name}?${new URLSearchParams(settings)}`;
+  return address.href;
+}
+
+// Copies text, and says whether it could: a page may be refused the clipboard.
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

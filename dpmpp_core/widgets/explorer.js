@@ -1,0 +1,718 @@
+// The trajectory explorer: particles on their way to a target in the plane.
+//
+// In Jupyter the trajectories come from Python, in the trait `result`. In a page without a kernel
+// engine.js computes them here; the rest is the same.
+
+import {
+  SCHEDULES, TARGET, makeMesh, makeNoise, mixture, run, slicedDistance, spread, start, stepTable,
+} from "./engine.js";
+import { batchNormals } from "./philox.js";
+import {
+  button, calm, choice, copy, count, element, frames, makeLink, onTheme, readColours, readLink, slider,
+} from "./controls.js";
+import { arrow, createPlane } from "./plane.js";
+
+const COLOURS = ["paper", "ink", "muted", "target", "drift", "history", "noise"];
+// Line styles as in figures.py, in units of the line's width: no term is told by colour alone.
+const TERMS = { drift: [], history: [3, 1.6], noise: [1, 1.4] };
+const RUN = ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min",
+  "sigma_max", "seed", "particles", "noise"];
+const SETTINGS = [...RUN, "step", "particle"];
+const GRID = 141; // points along one side at which the target's density is computed
+
+export default {
+  async render({ model, el }) {
+    const figure = createFigure(model, el);
+    el.figure = figure; // what the tests read
+    return figure.remove;
+  },
+};
+
+function createFigure(model, el) {
+  const kernel = typeof model.send === "function";
+  const name = model.get("name");
+  const get = setting => model.get(setting);
+  const limits = () => get("offers").limits;
+  const initial = Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
+
+  function set(values) {
+    for (const [setting, value] of Object.entries(values)) model.set(setting, value);
+    model.save_changes();
+  }
+
+  // --- the page's part of the figure ---
+
+  const canvas = element("canvas", {
+    className: "live-canvas", tabIndex: 0, role: "img",
+    "aria-describedby": `live-${name}-help`,
+  });
+  const loupe = element("canvas", { className: "live-loupe", role: "img" });
+  const position = slider({
+    label: "State", min: 0, max: 1, step: 1, format: describeStep,
+    changed: value => { pause(); set({ step: value }); },
+  });
+  const playing = button("Play", () => (timer ? pause() : play()), { className: "live-play" });
+  const chosen = count({
+    label: "Particle", min: 0, max: 1, changed: value => set({ particle: value }),
+  });
+
+  const changes = setting => value => set({ [setting]: value });
+  const ranged = (setting, label, step, format) => {
+    const { low, high } = limits()[setting];
+    return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
+  };
+  const pairs = object => Object.entries(object);
+  const controls = {
+    target: choice({ label: "Target", options: [], changed: changes("target") }),
+    schedule: choice({
+      label: "Schedule", options: pairs(get("offers").schedules), changed: changes("schedule"),
+    }),
+    solver_type: choice({
+      label: "History term", options: [["midpoint", "midpoint"], ["heun", "heun"]],
+      changed: changes("solver_type"),
+    }),
+    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
+    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
+    steps: ranged("steps", "Steps", 1),
+    noise: choice({
+      label: "Noise when steps change",
+      options: [["path", "the same path"], ["fresh", "independent"]],
+      changed: changes("noise"),
+    }),
+    seed: count({
+      label: "Seed", min: limits().seed.low, max: limits().seed.high, changed: changes("seed"),
+    }),
+    particles: count({
+      label: "Particles", min: limits().particles.low, max: limits().particles.high,
+      changed: changes("particles"),
+    }),
+  };
+
+  const numbers = Object.fromEntries(["drift", "history", "noise"].map(term =>
+    [term, element("output", { className: "live-number" })]));
+  const results = { spread: element("output"), distance: element("output") };
+  const heard = element("p", { className: "live-heard", role: "status" });
+  const note = element("p", { className: "live-note", role: "alert", hidden: true });
+  const said = element("span", { className: "live-said", role: "status" });
+  const code = element("textarea", {
+    className: "live-code", readOnly: true, hidden: true, spellcheck: false,
+    "aria-label": "What was to be copied",
+  });
+
+  const legend = element("table", { className: "live-terms" },
+    element("caption", {}, "Length of each term in this step"),
+    element("tbody", {}, ...Object.keys(TERMS).map(term => element("tr", {},
+      element("th", { scope: "row" },
+        element("span", { className: `live-key live-key-${term}`, "aria-hidden": "true" }), term),
+      element("td", {}, numbers[term])))));
+
+  const buttons = element("div", { className: "live-buttons" },
+    button("Reset", () => { pause(); forgetLink(); set(initial); say("Back to the start."); }),
+    kernel ? "" : button("Copy link", copyLink),
+    button("Copy as Python", () => offer(asPython(), "Python copied.")),
+    button("Save PNG", savePicture),
+    said);
+
+  const whole = element("div", { className: "live-explorer", role: "group",
+    "aria-label": "Trajectory explorer" },
+    note,
+    element("div", { className: "live-stage" },
+      element("div", { className: "live-plane" }, canvas,
+        element("div", { className: "live-time" }, playing, position.row)),
+      element("div", { className: "live-side" },
+        element("p", { className: "live-title" }, "The step to this state, enlarged"),
+        loupe, legend, chosen.row,
+        element("div", { className: "live-results" },
+          element("p", {}, element("span", {}, "Spread of the results"), results.spread),
+          element("p", {}, element("span", {}, "Distance to the target"), results.distance)))),
+    element("div", { className: "live-controls" },
+      ...Object.values(controls).map(control => control.row)),
+    buttons, code, heard,
+    element("p", { className: "live-help", id: `live-${name}-help` },
+      "Choose a particle by a click, or with the arrow keys when the picture has the focus."));
+  el.classList.add("live-root");
+  el.append(whole);
+
+  // --- the run ---
+
+  let stale = true, groundStale = true, coloursStale = true;
+  let colours, target, first, fresh, noiseOf, reference, mesh, table, result, measured;
+  let made = {}; // the settings that the parts above were made for
+  const timing = { run: 0, draw: 0 };
+
+  const differs = (part, key) => {
+    if (made[part] === key) return false;
+    made[part] = key;
+    return true;
+  };
+
+  function compute() {
+    // Python's answer may be to the question before: it says which settings it was computed for.
+    const answer = kernel ? get("result") : null;
+    if (kernel && answer === null) return false;
+    const s = answer?.settings ?? Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
+    const data = get("offers").targets[s.target];
+    if (differs("target", data)) {
+      target = { ...data, ...mixture(data) };
+      made.reference = null;
+      groundStale = true;
+    }
+    mesh = makeMesh(SCHEDULES[s.schedule](s.steps,
+      { sigmaMin: s.sigma_min, sigmaMax: s.sigma_max }));
+    table = stepTable(mesh, { eta: s.eta, sNoise: s.s_noise, solverType: s.solver_type });
+
+    if (kernel) {
+      result = unpack(answer);
+    } else {
+      if (differs("noise", `${s.seed} ${s.particles}`)) {
+        noiseOf = makeNoise(s.seed, s.particles, 2);
+      }
+      const xi = s.noise === "path" ? noiseOf(mesh, s.eta) : freshNoise(s);
+      if (differs("start", `${s.target} ${s.seed} ${s.particles} ${mesh.sigma[0]}`)) {
+        first = start(target, mesh, s.seed, s.particles);
+      }
+      result = run({ target, mesh, table, x: first, xi });
+    }
+    return true;
+  }
+
+  function measure() {
+    const last = result.states.at(-1), n = last.length / 2;
+    if (differs("reference", n)) {
+      const distanceTo = slicedDistance(target.sample(0, n), 2);
+      // Other exact samples of the same size are not at 0 either: this is what to expect of them.
+      const exact = [1, 2, 3, 4].map(i =>
+        distanceTo(target.sample(0, n, { stream: TARGET + i })));
+      reference = { distanceTo, floor: Math.hypot(...exact) / 2, spread: spreadOf(target) };
+    }
+    measured = {
+      spread: spread(last, 2), targetSpread: reference.spread,
+      distance: reference.distanceTo(last), exactDistance: reference.floor,
+    };
+  }
+
+  // The twin of FreshNoise in explorer.py.
+  function freshNoise({ seed, steps, particles }) {
+    if (differs("fresh", `${seed} ${steps} ${particles}`)) {
+      fresh = Array.from({ length: steps },
+        (_, k) => batchNormals(seed, 128 * steps + k, particles, 2));
+    }
+    return fresh;
+  }
+
+  function unpack({ states, estimates, steps }) {
+    const cut = view => {
+      const all = Float64Array.from(new Float32Array(
+        view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)));
+      return length => {
+        const size = all.length / length;
+        return Array.from({ length }, (_, k) => all.subarray(k * size, (k + 1) * size));
+      };
+    };
+    return { states: cut(states)(steps + 1), estimates: cut(estimates)(steps) };
+  }
+
+  const shownStep = () => Math.min(get("step"), result.states.length - 1);
+  const shownParticle = () => Math.min(get("particle"), result.states[0].length / 2 - 1);
+
+  // The three terms of step k of a particle. The noise is what is left, so that they add up to the
+  // step whoever computed it.
+  function termsOf(k, i) {
+    const { states, estimates } = result;
+    const vector = f => [f(2 * i), f(2 * i + 1)];
+    const drift = vector(p => (table.A[k] - 1) * states[k][p] + table.B[k] * estimates[k][p]);
+    const history = vector(p => (k ? table.C[k] * (estimates[k][p] - estimates[k - 1][p]) : 0));
+    const whole = vector(p => states[k + 1][p] - states[k][p]);
+    const noise = table.D[k] ? whole.map((w, a) => w - drift[a] - history[a]) : [0, 0];
+    return { drift, history, noise };
+  }
+
+  // --- drawing ---
+
+  const plane = createPlane();
+  const halfWidth = () => target.extent + 0.5 * Math.min(get("sigma_max"), 4);
+  // A point of the plane in the pixels of its canvas, and back.
+  const toCanvas = ([x, y]) => [(x / halfWidth() + 1) * 0.5 * canvas.width,
+    (1 - y / halfWidth()) * 0.5 * canvas.width];
+  const fromCanvas = (px, py) => [(2 * px / canvas.width - 1) * halfWidth(),
+    (1 - 2 * py / canvas.width) * halfWidth()];
+  const loop = frames(whole, draw);
+  const redraw = () => loop.request();
+
+  function draw() {
+    const began = performance.now();
+    if (coloursStale) {
+      colours = readColours(whole, COLOURS);
+      coloursStale = false;
+      groundStale = true;
+    }
+    if (stale) {
+      if (compute()) {
+        stale = false;
+        // The picture first, the numbers when it is on the screen.
+        clearTimeout(sums);
+        sums = setTimeout(showNumbers);
+      }
+      showSettings();
+    }
+    const computed = performance.now();
+    if (result) {
+      position.show(shownStep(), result.states.length - 1);
+      chosen.show(shownParticle(), result.states[0].length / 2 - 1);
+      drawPlane();
+      drawLoupe();
+    }
+    timing.run = computed - began;
+    timing.draw = performance.now() - computed;
+  }
+
+  // A canvas as large in pixels as it is on the screen, up to two pixels for each of css. The sizes
+  // are those last observed: to ask for them here would make the browser lay out the page.
+  const sizes = new Map();
+  const observer = new ResizeObserver(entries => {
+    for (const { target: of, contentRect } of entries) sizes.set(of, contentRect);
+    redraw();
+  });
+  observer.observe(canvas);
+  observer.observe(loupe);
+
+  function fit(of) {
+    const unit = Math.min(devicePixelRatio || 1, 2);
+    const box = sizes.get(of) ?? { width: 0, height: 0 };
+    const width = Math.round(box.width * unit), height = Math.round(box.height * unit);
+    if (of.width !== width) of.width = width;
+    if (of.height !== height) of.height = height;
+    return { pen: of.getContext("2d", { alpha: false }), unit, width, height };
+  }
+
+  function drawPlane() {
+    const { pen, unit, width: size } = fit(canvas);
+    if (!size) return;
+    plane.resize(size, halfWidth());
+    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) drawGround();
+    groundStale = false;
+    const { states } = result, n = states[0].length / 2;
+    const k = shownStep(), i = shownParticle();
+    // Few paths are drawn strongly, many faintly: about the same ink in all.
+    const fine = plane.size * unit / size;
+    plane.paths(states, k, Math.min(0.5, 30 / n + 0.012) * fine);
+    plane.develop(colours.ink);
+    plane.dots(states[k], colours.ink, Math.max(1.1, Math.min(2, 30 / Math.sqrt(n))) * fine, 0.85);
+    plane.show(pen, size);
+    if (!target.smooth) drawPoints(pen, unit);
+    drawAxes(pen, unit, size);
+
+    for (let j = 0; j < k; j++) {
+      drawStep(pen, j, i, toCanvas, unit, j === k - 1 ? 2.6 : 1.3);
+    }
+    const [x, y] = toCanvas([states[k][2 * i], states[k][2 * i + 1]]);
+    ring(pen, x, y, 5 * unit, unit);
+    canvas.setAttribute("aria-label", `Paths of ${n} particles in the plane, ${describeStep(k)}.`);
+  }
+
+  function drawGround() {
+    let density = null;
+    if (target.smooth) {
+      const points = new Float64Array(2 * GRID * GRID), wide = halfWidth();
+      for (let j = 0, at = 0; j < GRID; j++) {
+        for (let i = 0; i < GRID; i++) {
+          points[at++] = (2 * i / (GRID - 1) - 1) * wide;
+          points[at++] = (2 * j / (GRID - 1) - 1) * wide;
+        }
+      }
+      density = target.logDensity(points, GRID * GRID, 0, 1, new Float64Array(GRID * GRID));
+    }
+    plane.setGround(colours.paper, colours.target, density, GRID);
+  }
+
+  function drawPoints(pen, unit) {
+    pen.strokeStyle = colours.target;
+    pen.lineWidth = 1.2 * unit;
+    for (const point of target.means) {
+      const [x, y] = toCanvas(point);
+      pen.beginPath();
+      pen.arc(x, y, 4 * unit, 0, 7);
+      pen.stroke();
+    }
+  }
+
+  function drawAxes(pen, unit, size) {
+    pen.strokeStyle = pen.fillStyle = colours.muted;
+    pen.lineWidth = unit;
+    pen.font = `${11 * unit}px system-ui, sans-serif`;
+    pen.textBaseline = "middle";
+    const wide = halfWidth(), gap = wide > 6 ? 4 : wide > 3 ? 2 : 1;
+    pen.beginPath();
+    for (let tick = -gap * Math.floor(wide / gap); tick < wide; tick += gap) {
+      const [x, y] = toCanvas([tick, tick]);
+      pen.moveTo(x, size);
+      pen.lineTo(x, size - 5 * unit);
+      pen.moveTo(0, y);
+      pen.lineTo(5 * unit, y);
+      pen.textAlign = "center";
+      if (Math.abs(tick) < wide * 0.84) {
+        pen.fillText(minus(tick), x, size - 13 * unit);
+        pen.textAlign = "left";
+        pen.fillText(minus(tick), 9 * unit, y);
+      }
+    }
+    pen.stroke();
+    const axis = (index, x, y) => {
+      pen.font = `italic ${15 * unit}px serif`;
+      pen.fillText("x", x, y);
+      pen.font = `${10 * unit}px serif`;
+      pen.fillText(`(${index})`, x + 8 * unit, y - 6 * unit);
+    };
+    pen.textAlign = "left";
+    axis(1, size - 28 * unit, size - 14 * unit);
+    axis(2, 9 * unit, 17 * unit);
+  }
+
+  // The terms of step j, head to tail.
+  function drawStep(pen, j, i, place, unit, width) {
+    const { states } = result;
+    let tail = [states[j][2 * i], states[j][2 * i + 1]];
+    for (const [term, vector] of Object.entries(termsOf(j, i))) {
+      const head = [tail[0] + vector[0], tail[1] + vector[1]];
+      arrow(pen, place(tail), place(head), { colour: colours[term], dash: TERMS[term], width, unit });
+      tail = head;
+    }
+  }
+
+  function ring(pen, x, y, radius, unit) {
+    pen.beginPath();
+    pen.arc(x, y, radius, 0, 7);
+    pen.fillStyle = colours.paper;
+    pen.fill();
+    pen.strokeStyle = colours.ink;
+    pen.lineWidth = 1.6 * unit;
+    pen.stroke();
+  }
+
+  function drawLoupe() {
+    const { pen, unit, width, height } = fit(loupe);
+    if (!width) return;
+    pen.fillStyle = colours.paper;
+    pen.fillRect(0, 0, width, height);
+    const k = shownStep() - 1, i = shownParticle();
+    if (k < 0) {
+      pen.fillStyle = colours.muted;
+      pen.font = `${13 * unit}px system-ui, sans-serif`;
+      pen.textAlign = "center";
+      pen.fillText("the start: no step yet", width / 2, height / 2);
+      loupe.setAttribute("aria-label", "No step has been made yet.");
+      for (const output of Object.values(numbers)) output.value = "–";
+      return;
+    }
+    const { states, estimates } = result;
+    const old = [states[k][2 * i], states[k][2 * i + 1]];
+    const next = [states[k + 1][2 * i], states[k + 1][2 * i + 1]];
+    const estimate = [estimates[k][2 * i], estimates[k][2 * i + 1]];
+    const parts = termsOf(k, i);
+    const drifted = old.map((x, a) => x + parts.drift[a]);
+    const corners = [old, next, estimate, drifted, drifted.map((x, a) => x + parts.history[a])];
+    const low = [0, 1].map(a => Math.min(...corners.map(corner => corner[a])));
+    const high = [0, 1].map(a => Math.max(...corners.map(corner => corner[a])));
+    const room = 26 * unit;
+    const scale = Math.min((width - 2 * room) / Math.max(high[0] - low[0], 1e-9),
+      (height - 2 * room) / Math.max(high[1] - low[1], 1e-9));
+    const place = ([x, y]) => [
+      width / 2 + (x - (low[0] + high[0]) / 2) * scale,
+      height / 2 - (y - (low[1] + high[1]) / 2) * scale,
+    ];
+
+    // A bar that says how far the loupe enlarges: a round length of the plane.
+    const wanted = 0.3 * width / scale, power = 10 ** Math.floor(Math.log10(wanted));
+    const length = [5, 2, 1].map(digit => digit * power).find(round => round <= wanted) ?? power;
+    pen.strokeStyle = pen.fillStyle = colours.muted;
+    pen.lineWidth = unit;
+    pen.beginPath();
+    pen.moveTo(width - 8 * unit, height - 8 * unit);
+    pen.lineTo(width - 8 * unit - length * scale, height - 8 * unit);
+    pen.stroke();
+    pen.font = `${11 * unit}px system-ui, sans-serif`;
+    pen.textAlign = "right";
+    pen.textBaseline = "bottom";
+    pen.fillText(String(+length.toPrecision(1)), width - 8 * unit, height - 11 * unit);
+
+    const [ex, ey] = place(estimate), arm = 5 * unit;
+    pen.strokeStyle = colours.ink;
+    pen.lineWidth = 1.8 * unit;
+    pen.beginPath();
+    pen.moveTo(ex - arm, ey - arm);
+    pen.lineTo(ex + arm, ey + arm);
+    pen.moveTo(ex - arm, ey + arm);
+    pen.lineTo(ex + arm, ey - arm);
+    pen.stroke();
+    drawStep(pen, k, i, place, unit, 2.6);
+    ring(pen, ...place(old), 3.5 * unit, unit);
+    ring(pen, ...place(next), 3.5 * unit, unit);
+    pen.fillStyle = colours.ink;
+    pen.font = `${13 * unit}px system-ui, sans-serif`;
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    const centre = [width / 2, height / 2];
+    for (const [point, text] of [[old, `x${lowered(k)}`], [next, `x${lowered(k + 1)}`],
+      [estimate, "estimate"]]) {
+      if (point === estimate && distance(place(estimate), place(next)) < 30 * unit) continue;
+      const [x, y] = place(point), away = distance([x, y], centre) || 1;
+      const half = pen.measureText(text).width / 2 + 2 * unit;
+      const tx = x + (x - centre[0]) / away * 15 * unit, ty = y + (y - centre[1]) / away * 15 * unit;
+      const inside = Math.min(Math.max(tx, half), width - half);
+      // The cross has arms: its name stands above or below.
+      const beside = point === estimate ? y + (y < centre[1] ? -14 : 14) * unit : ty;
+      pen.fillText(text, point === estimate ? Math.min(Math.max(x, half), width - half) : inside,
+        beside);
+    }
+    const lengths = Object.entries(parts).map(([term, vector]) => [term, Math.hypot(...vector)]);
+    for (const [term, size] of lengths) numbers[term].value = size ? size.toFixed(3) : "none";
+    loupe.setAttribute("aria-label",
+      `Step ${k + 1} of particle ${i}: ${lengths.map(([term, size]) =>
+        `${term} ${size.toFixed(3)}`).join(", ")}.`);
+  }
+
+  // --- numbers and words ---
+
+  function describeStep(k) {
+    const steps = mesh ? mesh.h.length : 0, sigma = mesh?.sigma[Math.min(k, steps)] ?? 0;
+    return `${k} of ${steps}, σ = ${sigma ? sigma.toPrecision(2) : 0}`;
+  }
+
+  let sums = 0, speech = 0;
+  function showNumbers() {
+    measure();
+    const fixed = value => value.toFixed(3);
+    results.spread.value = `${fixed(measured.spread)} (target ${fixed(measured.targetSpread)})`;
+    results.distance.value =
+      `${fixed(measured.distance)} (exact samples ${fixed(measured.exactDistance)})`;
+    // Read out once, when the reader has come to rest.
+    clearTimeout(speech);
+    speech = setTimeout(() => {
+      heard.textContent = `Spread ${results.spread.value}. Distance ${results.distance.value}.`;
+    }, 700);
+  }
+
+  function showSettings() {
+    const { targets } = get("offers");
+    if (differs("list", Object.keys(targets).join())) {
+      controls.target.offer(pairs(targets).map(([value, { label }]) => [value, label]));
+    }
+    for (const [setting, control] of Object.entries(controls)) control.show(get(setting));
+  }
+
+  function say(text) {
+    said.textContent = text;
+  }
+
+  // --- play ---
+
+  let timer = 0;
+  function play() {
+    if (!result) return;
+    const steps = result.states.length - 1;
+    if (shownStep() === steps) set({ step: 0 });
+    playing.textContent = "Pause";
+    // From state to state, without made-up states between. Slower where motion is unwelcome.
+    const pace = calm() ? 1000 : Math.min(450, Math.max(60, 5000 / steps));
+    timer = setInterval(() => {
+      const next = shownStep() + 1;
+      if (!loop.state.visible || document.hidden || next >= result.states.length - 1) pause();
+      if (loop.state.visible && next < result.states.length) set({ step: next });
+    }, pace);
+  }
+
+  function pause() {
+    clearInterval(timer);
+    timer = 0;
+    playing.textContent = "Play";
+  }
+
+  // --- choosing a particle ---
+
+  const nearest = cost => {
+    const x = result.states[shownStep()];
+    let best = -1, lowest = Infinity;
+    for (let i = 0; i < x.length / 2; i++) {
+      const value = cost(x[2 * i], x[2 * i + 1], i);
+      if (value < lowest) [best, lowest] = [i, value];
+    }
+    if (best >= 0) set({ particle: best });
+  };
+
+  canvas.addEventListener("click", event => {
+    if (!result) return;
+    const unit = canvas.width / sizes.get(canvas).width;
+    const [px, py] = fromCanvas(event.offsetX * unit, event.offsetY * unit);
+    nearest((x, y) => Math.hypot(x - px, y - py));
+  });
+
+  canvas.addEventListener("keydown", event => {
+    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    if (!(event.key in way) || !result) return;
+    event.preventDefault();
+    const [ux, uy] = way[event.key], own = shownParticle(), x = result.states[shownStep()];
+    // The next particle that way; one that lies off to the side counts as farther.
+    nearest((px, py, i) => {
+      const dx = px - x[2 * own], dy = py - x[2 * own + 1], along = dx * ux + dy * uy;
+      return i === own || along <= 0 ? Infinity : along + 2 * Math.abs(dx * uy - dy * ux);
+    });
+  });
+
+  // --- taking it away ---
+
+  function settings() {
+    return Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
+  }
+
+  function copyLink() {
+    const link = makeLink(name, settings());
+    history.replaceState(history.state, "", link);
+    offer(link, "Link copied. It is in the address bar too.");
+  }
+
+  function forgetLink() {
+    note.hidden = true;
+    if (location.hash.startsWith(`#live-${name}?`)) {
+      history.replaceState(history.state, "", `#live-${name}`);
+    }
+  }
+
+  function followLink() {
+    const { found, wrong } = readLink(name, limits());
+    if (found.sigma_min >= found.sigma_max) {
+      wrong.push(`sigma_min = ${found.sigma_min} is not below sigma_max`);
+      delete found.sigma_min;
+    }
+    if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
+    note.hidden = !wrong.length;
+    note.textContent = wrong.length
+      ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
+      : "";
+  }
+
+  async function offer(text, done) {
+    const copied = await copy(text);
+    code.value = text;
+    code.hidden = false;
+    code.rows = Math.min(30, text.split("\n").length);
+    say(copied ? done : "The browser did not allow copying. The text stands below, selected.");
+    if (!copied) {
+      code.focus();
+      code.select();
+    }
+  }
+
+  function asPython() {
+    const s = settings();
+    const data = get("offers").targets[s.target];
+    const tensor = list => `torch.tensor(${JSON.stringify(list)}, dtype=torch.float64)`;
+    const own = `dp.GaussianMixture(${["means", "covariances", "weights"].map(part =>
+      `\n    ${tensor(data[part])},`).join("")}\n)`;
+    const named = s.target === "triangle" ? "dp.triangle()" : `widgets.target("${s.target}")`;
+    const noise = s.noise === "path"
+      ? `dp.PhiloxBridge(x, sigmas, seed=${s.seed}, eta=${s.eta})`
+      : `widgets.FreshNoise(x, sigmas, seed=${s.seed})`;
+    const lines = [
+      "import torch",
+      "",
+      "import dpmpp_core as dp",
+      "from dpmpp_core import widgets",
+      "from dpmpp_core.widgets.start import start",
+      "",
+      `target = ${s.target === "own" ? own : named}`,
+      `sigmas = dp.schedule.${s.schedule}(${s.steps}, sigma_min=${s.sigma_min}, sigma_max=${s.sigma_max})`,
+      `x = start(target, dp.Mesh.from_sigmas(sigmas), seed=${s.seed}, n=${s.particles})`,
+      `noise = ${noise}`,
+      "result = dp.sample(",
+      "    target.model(),",
+      "    x,",
+      "    sigmas,",
+      `    eta=${s.eta},`,
+      `    s_noise=${s.s_noise},`,
+      `    solver_type="${s.solver_type}",`,
+      "    noise_sampler=noise,",
+      "    disable=True,",
+      ")",
+    ];
+    return `${lines.join("\n")}\n`;
+  }
+
+  function savePicture() {
+    if (!result) return;
+    const { width } = canvas, unit = width / sizes.get(canvas).width, line = 18 * unit;
+    const sheet = element("canvas", { width, height: width + 3.4 * line });
+    const pen = sheet.getContext("2d");
+    pen.fillStyle = colours.paper;
+    pen.fillRect(0, 0, width, sheet.height);
+    pen.drawImage(canvas, 0, 0);
+    const s = settings();
+    pen.fillStyle = colours.ink;
+    pen.font = `${12 * unit}px system-ui, sans-serif`;
+    [
+      `${get("offers").targets[s.target].label}, state ${describeStep(shownStep())}, seed ${s.seed}`,
+      `eta ${s.eta}, s_noise ${s.s_noise}, ${s.solver_type}, ${s.schedule}, ${s.particles} particles`,
+    ].forEach((text, row) => pen.fillText(text, 10 * unit, width + (1.2 + row) * line));
+    let left = 10 * unit;
+    for (const [term, dash] of Object.entries(TERMS)) {
+      const y = width + 2.95 * line;
+      arrow(pen, [left, y], [left + 32 * unit, y], { colour: colours[term], dash, width: 2.2, unit });
+      pen.fillStyle = colours.ink;
+      pen.fillText(term, left + 38 * unit, y + 4 * unit);
+      left += 100 * unit;
+    }
+    sheet.toBlob(blob => {
+      const link = element("a", { href: URL.createObjectURL(blob), download: `${name}.png` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      say("Picture saved.");
+    }, "image/png");
+  }
+
+  // --- what makes it draw ---
+
+  const rerun = () => { stale = true; redraw(); };
+  const heed = [
+    ...RUN.map(setting => [`change:${setting}`, rerun]),
+    ["change:offers", rerun], ["change:result", rerun],
+    ["change:step", redraw], ["change:particle", redraw],
+  ];
+  for (const [event, listener] of heed) model.on(event, listener);
+  const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
+  if (kernel) model.send("shown");
+  else {
+    addEventListener("hashchange", followLink);
+    followLink();
+  }
+  redraw();
+
+  return {
+    get result() { return result; },
+    get table() { return table; },
+    get measured() { return measured; },
+    get frames() { return loop.state.count; },
+    timing, settings, asPython, terms: (k, i) => termsOf(k, i),
+    remove() {
+      pause();
+      clearTimeout(sums);
+      clearTimeout(speech);
+      loop.stop();
+      observer.disconnect();
+      forgetTheme();
+      removeEventListener("hashchange", followLink);
+      for (const [event, listener] of heed) model.off(event, listener);
+    },
+  };
+}
+
+// The spread of the target itself, from its mean and covariance.
+function spreadOf({ means, covariances, weights }) {
+  const total = weights.reduce((a, b) => a + b, 0);
+  const mean = [0, 1].map(a => means.reduce((sum, m, j) => sum + weights[j] * m[a], 0) / total);
+  const trace = s => (Array.isArray(s) ? s.reduce((sum, v, a) => sum + (v[a] ?? v), 0) : 2 * s);
+  return Math.sqrt(means.reduce((sum, m, j) => sum +
+    weights[j] * (trace(covariances[j]) + (m[0] - mean[0]) ** 2 + (m[1] - mean[1]) ** 2), 0) / total);
+}
+
+const distance = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
+const minus = number => String(number).replace("-", "−");
+const lowered = number => String(number).replace(/\d/g, digit => "₀₁₂₃₄₅₆₇₈₉"[digit]);

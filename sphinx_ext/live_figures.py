@@ -1,0 +1,76 @@
+"""Puts the live figures' scripts beside the pages: see dpmpp_core/widgets/live.py.
+
+A page loads only the modules of the figures that it shows, and a page without any loads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.typing import ExtensionMetadata
+
+from dpmpp_core.widgets import LiveFigure
+
+FOLDER = "live"
+FIGURE = re.compile(r'<div class="live-figure" id="([\w-]+)" data-module="(\w+)">')
+
+log = logging.getLogger(__name__)
+
+
+def figure_classes() -> dict[str, type[LiveFigure]]:
+    """Every kind of figure, by the name of its module."""
+    return {cls.module: cls for cls in LiveFigure.__subclasses__()}
+
+
+def write_files(folder: Path) -> None:
+    """Write each module's source as a script that registers it, and what shows the figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for module, cls in figure_classes().items():
+        # As text, and not minified: a reader who opens it finds the package's own file.
+        source = json.dumps(str(cls._esm), ensure_ascii=False)
+        (folder / f"{module}.js").write_text(
+            f"(globalThis.liveFigureSources ??= {{}}).{module} = {source};\n", encoding="utf-8"
+        )
+    shim = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    (folder / "live_figures.js").write_text(shim, encoding="utf-8")
+    (folder / "widgets.css").write_text(LiveFigure._css, encoding="utf-8")
+
+
+def write_scripts(app: Sphinx) -> None:
+    """Put the files beside the pages, before the first page asks for their check sums."""
+    if app.builder.format == "html":
+        write_files(Path(app.outdir) / "_static" / FOLDER)
+
+
+def load_scripts(
+    app: Sphinx,
+    pagename: str,
+    templatename: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
+) -> None:
+    """Let a page load the modules of its own figures."""
+    found = FIGURE.findall(context.get("body") or "")
+    if not found:
+        return
+    for name, count in Counter(name for name, _ in found).items():
+        if count > 1:
+            log.warning("%s: %d live figures are called %r", pagename, count, name)
+    for module in sorted({module for _, module in found}):
+        app.add_js_file(f"{FOLDER}/{module}.js", loading_method="defer")
+    app.add_js_file(f"{FOLDER}/live_figures.js", priority=600, loading_method="defer")
+    app.add_css_file(f"{FOLDER}/widgets.css", priority=400)
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Connect the functions above."""
+    app.connect("builder-inited", write_scripts)
+    app.connect("html-page-context", load_scripts)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
