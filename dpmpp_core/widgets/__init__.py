@@ -3,16 +3,7 @@
 Nothing here is imported by the package itself: a widget is imported by the chapter that shows it.
 """
 
-from .compare import PRESETS, SideBySide
 from .explorer import TARGETS, FreshNoise, TrajectoryExplorer, target
 from .live import LiveFigure
 
-__all__ = [
-    "PRESETS",
-    "TARGETS",
-    "FreshNoise",
-    "LiveFigure",
-    "SideBySide",
-    "TrajectoryExplorer",
-    "target",
-]
+__all__ = ["TARGETS", "FreshNoise", "LiveFigure", "TrajectoryExplorer", "target"]
