@@ -3,7 +3,18 @@
 Nothing here is imported by the package itself: a widget is imported by the chapter that shows it.
 """
 
+from .compare import PRESETS, SideBySide
 from .explorer import TARGETS, FreshNoise, TrajectoryExplorer, target
 from .live import LiveFigure
+from .variance import VarianceExplorer
 
-__all__ = ["TARGETS", "FreshNoise", "LiveFigure", "TrajectoryExplorer", "target"]
+__all__ = [
+    "PRESETS",
+    "TARGETS",
+    "FreshNoise",
+    "LiveFigure",
+    "SideBySide",
+    "TrajectoryExplorer",
+    "VarianceExplorer",
+    "target",
+]

@@ -1,0 +1,354 @@
+"""The variance explorer: the law of a 1-D target through the steps, beside the exact marginals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import traitlets
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import figures, schedule
+from ..coefficients import SolverType, StepTable, step_table
+from ..mesh import Mesh
+from ..noise import PhiloxBridge
+from ..sampler import trajectory
+from ..targets import GaussianMixture
+from .live import Choice, LiveFigure, Name, Number, Whole
+from .modules import module_source
+from .start import start
+
+__all__ = ["Law", "VarianceExplorer", "gaussian_moments"]
+
+SOLVERS: tuple[SolverType, ...] = ("midpoint", "heun")
+GRID = 301  # points at which a density is given
+TINY = 1e-18  # no variance is below it: where terms cancel, rounding may leave -1e-18
+WIDTH = 0.05  # standard deviation of the kernel that smooths an ensemble
+
+
+class LineTarget(NamedTuple):
+    """A law on the line, its name in the list, and the interval in which its density is drawn."""
+
+    mixture: GaussianMixture
+    label: str
+    low: float
+    high: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the law through the steps is known without sampling."""
+        return len(self.mixture.means) == 1
+
+    @property
+    def variance(self) -> float:
+        return float(self.mixture.covariance)
+
+    @property
+    def grid(self) -> np.ndarray[Any, Any]:
+        return np.linspace(self.low, self.high, GRID)
+
+
+def _line(means: list[float], variances: list[float], weights: list[float]) -> GaussianMixture:
+    column, s, w = (torch.tensor(v, dtype=torch.float64) for v in (means, variances, weights))
+    return GaussianMixture(column[:, None], s, w)
+
+
+LINE_TARGETS = {
+    "gaussian": LineTarget(_line([0.0], [1.0], [1.0]), "unit Gaussian, exact", -4.0, 4.0),
+    "mixture": LineTarget(
+        _line([-1.0, 0.5, 2.0], [0.05, 0.1, 0.02], [0.3, 0.5, 0.2]),
+        "three modes, sampled",
+        -2.5,
+        3.5,
+    ),
+}
+
+SCHEDULES = {
+    "karras": "Karras",
+    "exponential": "exponential",
+    "kl_optimal": "even in arctan σ",
+}
+
+
+# --- the law -----------------------------------------------------------------------------------
+
+
+class Law(NamedTuple):
+    """The law of the state through a run, as the figure draws it."""
+
+    spread: list[float]
+    """Standard deviation of x_k over that of the exact marginal, for k = 0 to N."""
+    error: list[float]
+    """Standard error of each; 0 where the law is exact."""
+    density: list[float]
+    """Density of the last state at the points of the target's grid."""
+
+
+def gaussian_moments(
+    mesh: Mesh, table: StepTable, mean: float = 0.0, variance: float = 1.0
+) -> tuple[list[float], list[float]]:
+    r"""Exact mean and variance of :math:`x_0, \dots, x_N` for the data :math:`\mathcal N(m, v)`.
+
+    The denoiser is affine, :math:`\hat x_{0,k} = m + g_k (x_k - \alpha_k m)` with
+    :math:`g_k = \alpha_k v / (\alpha_k^2 v + \sigma_k^2)`, so x stays Gaussian. With the deviations
+    :math:`u_k = x_k - \mathbb E x_k` and :math:`y_k = \hat x_{0,k-1} - m` a step reads
+
+    .. math::
+
+        u_{k+1} = a_k u_k - C_k y_k + D_k \xi_k, \quad y_{k+1} = g_k u_k, \qquad
+        a_k = A_k + (B_k + C_k) g_k,
+
+    because the means stay exact: both estimates have the mean m, hence the history term has mean
+    0, and :math:`A \alpha_k + B = \alpha_{k+1}`. The noise is independent of u and y, so their
+    covariance P obeys
+
+    .. math::
+
+        P_{uu}' = a^2 P_{uu} - 2 a C P_{uy} + C^2 P_{yy} + D^2, \quad
+        P_{uy}' = g (a P_{uu} - C P_{uy}), \quad P_{yy}' = g^2 P_{uu}.
+
+    It starts from the exact marginal, :math:`P_{uu} = \alpha_0^2 v + \sigma_0^2`, and C = 0 in the
+    first step, so the first y does not matter.
+
+    Returns:
+        Means and variances, N + 1 of each.
+    """
+    uu = mesh.alpha[0] ** 2 * variance + mesh.sigma[0] ** 2
+    uy = yy = 0.0
+    at = mesh.alpha[0] * mean
+    means, variances = [at], [uu]
+    for k, (A, B, C, D) in enumerate(table):
+        alpha = mesh.alpha[k]
+        g = alpha * variance / (alpha**2 * variance + mesh.sigma[k] ** 2)
+        a = A + (B + C) * g
+        uu, uy, yy = (
+            max(a * a * uu - 2.0 * a * C * uy + C * C * yy + D * D, TINY),
+            g * (a * uu - C * uy),
+            g * g * uu,
+        )
+        at = A * at + B * mean
+        means.append(at)
+        variances.append(uu)
+    return means, variances
+
+
+def _exact_law(target: LineTarget, mesh: Mesh, table: StepTable) -> Law:
+    mean, variance = float(target.mixture.mean), target.variance
+    means, variances = gaussian_moments(mesh, table, mean, variance)
+    spread = [math.sqrt(v) / m for v, m in zip(variances, _marginal(mesh, variance), strict=True)]
+    offset = target.grid - means[-1]
+    density = np.exp(-0.5 * offset**2 / variances[-1]) / math.sqrt(math.tau * variances[-1])
+    return Law(spread, [0.0] * len(spread), density.tolist())
+
+
+def _sampled_law(target: LineTarget, mesh: Mesh, states: list[Tensor]) -> Law:
+    """The law of an ensemble. The error is that of the standard deviation s, by the delta method:
+    Var(s^2) = (m4 - s^4) / n, and Var(s) = Var(s^2) / (4 s^2)."""
+    spread, error = [], []
+    for state, marginal in zip(states, _marginal(mesh, target.variance), strict=True):
+        squares = (state - state.mean()).square()
+        variance, fourth = float(squares.mean()), float(squares.square().mean())
+        spread.append(math.sqrt(variance) / marginal)
+        of_square = max(fourth - variance**2, 0.0) / len(state)
+        error.append(math.sqrt(of_square / (4.0 * variance)) / marginal)
+    return Law(spread, error, smoothed(states[-1].numpy(), target).tolist())
+
+
+def _marginal(mesh: Mesh, variance: float) -> list[float]:
+    """Standard deviations of alpha x0 + sigma eps."""
+    return [
+        math.sqrt(a * a * variance + s * s) for a, s in zip(mesh.alpha, mesh.sigma, strict=True)
+    ]
+
+
+def _with_error(law: Law) -> str:
+    error = f" ± {law.error[-1]:.3f}" if law.error[-1] else ""
+    return f"{law.spread[-1]:.3f}{error}"
+
+
+def smoothed(x: np.ndarray[Any, Any], target: LineTarget) -> np.ndarray[Any, Any]:
+    """The density of a sample on the target's grid, smoothed by a Gaussian of width WIDTH.
+
+    Each number is first shared between the two grid points beside it: 300 places instead of
+    thousands of numbers to smooth, and the result has no jumps as the numbers move.
+    """
+    gap = (target.high - target.low) / (GRID - 1)
+    place = (x - target.low) / gap
+    place = place[(place >= 0.0) & (place < GRID - 1)]
+    left = np.floor(place).astype(np.int64)
+    part = place - left
+    shares = np.bincount(left, 1.0 - part, GRID) + np.bincount(left + 1, part, GRID)
+    reach = math.ceil(5.0 * WIDTH / gap)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * gap / WIDTH) ** 2)
+    return np.convolve(shares, kernel, "same") / (len(x) * WIDTH * math.sqrt(math.tau))
+
+
+# --- the figure --------------------------------------------------------------------------------
+
+
+class VarianceExplorer(LiveFigure):
+    """The spread of the state after every step, over that of the exact marginal, and its last law.
+
+    For the Gaussian both are exact, see :func:`gaussian_moments`; for the mixture they are those
+    of an ensemble of particles, and the figure gives their standard error.
+
+    Args:
+        target: ``"gaussian"`` or ``"mixture"``.
+        eta: 0 to 2.
+        s_noise: 0.5 to 1.5.
+        solver_type: ``"midpoint"`` or ``"heun"``: the one drawn strongly.
+        steps: 2 to 100.
+        schedule: ``"karras"``, ``"exponential"`` or ``"kl_optimal"``.
+        sigma_min, sigma_max: the schedule's lowest level above 0, and its first.
+        seed: of the ensemble; particle i has the seed + i.
+        particles: 100 to 10000.
+        device: where Python runs the ensemble, such as ``"cuda"``.
+        name: its name in links; another figure on the same page needs another.
+
+    Raises:
+        traitlets.TraitError: for values outside these ranges, now and later.
+    """
+
+    module = "variance"
+    _esm = module_source("variance.js")
+
+    name = Name("variance").tag(sync=True, page=True)
+    target = Choice("gaussian", LINE_TARGETS).tag(sync=True, page=True, run=True)
+    eta = Number(1.0, 0.0, 2.0).tag(sync=True, page=True, run=True)
+    s_noise = Number(1.0, 0.5, 1.5).tag(sync=True, page=True, run=True)
+    solver_type = Choice("midpoint", SOLVERS).tag(sync=True, page=True)
+    steps = Whole(20, 2, 100).tag(sync=True, page=True, run=True)
+    schedule = Choice("karras", SCHEDULES).tag(sync=True, page=True, run=True)
+    sigma_min = Number(0.0292, 1e-3, 0.5).tag(sync=True, page=True, run=True)
+    sigma_max = Number(14.6146, 1.01, 100.0).tag(sync=True, page=True, run=True)
+    seed = Whole(0, 0, 2**32 - 1).tag(sync=True, page=True, run=True)
+    particles = Whole(4000, 100, 10_000).tag(sync=True, page=True, run=True)
+
+    device = traitlets.Unicode("cpu").tag(run=True)
+    offers = traitlets.Dict().tag(sync=True, page=True)
+    """What the controls offer: targets with their numbers, schedules, and the ranges above."""
+
+    @traitlets.validate("device")
+    def _check_device(self, proposal: Any) -> str:
+        try:
+            torch.empty(0, device=proposal.value)
+        except (RuntimeError, AssertionError) as refusal:
+            raise traitlets.TraitError(
+                f"device must be one that torch can use here, got {proposal.value!r}"
+            ) from refusal
+        return str(proposal.value)
+
+    @traitlets.default("offers")
+    def _offers(self) -> dict[str, Any]:
+        targets = {
+            name: {
+                "label": target.label,
+                "means": target.mixture.means.tolist(),
+                "covariances": target.mixture.covariances.tolist(),
+                "weights": target.mixture.weights.tolist(),
+                "low": target.low,
+                "high": target.high,
+            }
+            for name, target in LINE_TARGETS.items()
+        }
+        limits: dict[str, Any] = {}
+        for name, trait in self.traits(page=True).items():
+            if isinstance(trait, Number):
+                whole = isinstance(trait, Whole)
+                limits[name] = {"low": trait.low, "high": trait.high, "whole": whole}
+            elif isinstance(trait, Choice):
+                limits[name] = {"names": list(trait.names)}
+        return {
+            "targets": targets,
+            "schedules": SCHEDULES,
+            "limits": limits,
+            "grid": GRID,
+            "width": WIDTH,
+        }
+
+    # --- the law
+
+    def law(self, solver_type: SolverType) -> Law:
+        """The law with that history term, computed anew."""
+        target = LINE_TARGETS[self.target]
+        sigmas = getattr(schedule, self.schedule)(self.steps, self.sigma_min, self.sigma_max)
+        mesh = Mesh.from_sigmas(sigmas)
+        if target.exact:
+            table = step_table(mesh, self.eta, self.s_noise, solver_type)
+            return _exact_law(target, mesh, table)
+        # Apple's devices have no float64.
+        dtype = torch.float32 if self.device.startswith("mps") else torch.float64
+        x = start(target.mixture, mesh, self.seed, self.particles).to(self.device, dtype)
+        run = trajectory(
+            target.mixture.model(),
+            x,
+            sigmas,
+            eta=self.eta,
+            s_noise=self.s_noise,
+            solver_type=solver_type,
+            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=self.eta),
+        )
+        states = [x, *(t.x_next for t in run)]
+        return _sampled_law(target, mesh, [state[:, 0].double().cpu() for state in states])
+
+    def compute(self) -> dict[str, Any]:
+        """Both laws, and what they are for."""
+        state = self.page_state()
+        return {
+            "laws": {solver_type: self.law(solver_type)._asdict() for solver_type in SOLVERS},
+            "settings": {name: state[name] for name in state if self.trait_metadata(name, "run")},
+        }
+
+    # --- the picture
+
+    def picture(self) -> Figure:
+        """Spread against the step, and the last density, for both history terms."""
+        target = LINE_TARGETS[self.target]
+        fig, (left, right) = plt.subplots(1, 2, figsize=(7.0, 3.3), layout="constrained")
+        left.axhline(1.0, color=figures.TARGET, lw=4.0, alpha=0.35)
+        points = torch.from_numpy(target.grid)[:, None]
+        exact = target.mixture.log_density(points).exp().numpy()
+        right.fill_between(target.grid, exact, color=figures.TARGET, alpha=0.35, lw=0)
+        for solver_type in SOLVERS:
+            law = self.law(solver_type)
+            chosen = solver_type == self.solver_type
+            look: dict[str, Any] = {
+                "color": figures.INK if chosen else figures.TARGET,
+                "lw": 2.0 if chosen else 1.0,
+                "ls": figures.SOLVER_LINES[solver_type],
+            }
+            if chosen and not target.exact:
+                error = 2.0 * np.asarray(law.error)
+                steps = range(len(error))
+                left.fill_between(
+                    steps, law.spread - error, law.spread + error,
+                    color=figures.TARGET, alpha=0.25, lw=0,
+                )  # fmt: skip
+            left.plot(law.spread, label=f"{solver_type} {_with_error(law)}", **look)
+            right.plot(target.grid, law.density, **look)
+        left.set(xlabel="step $k$", ylabel="spread / exact spread")
+        low, high = left.get_ylim()
+        left.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+        left.legend(title="final spread", loc="upper left")
+        right.set(xlabel="$x$", ylabel="density", ylim=(0, None))
+        right.set_title("result, and target in grey")
+        left.set_title(rf"$\eta = {self.eta:g}$, $s$_noise = {self.s_noise:g}")
+        return fig
+
+    def describe(self) -> str:
+        """What the picture shows, for readers who do not see it."""
+        final = {solver_type: self.law(solver_type) for solver_type in SOLVERS}
+        target = LINE_TARGETS[self.target]
+        numbers = " and ".join(
+            f"{_with_error(law)} of 1 with {solver_type}" for solver_type, law in final.items()
+        )
+        return (
+            f"Left: standard deviation of the state over that of the exact marginal, after each of "
+            f"{self.steps} steps (target: {target.label}), with eta {self.eta:g} and s_noise "
+            f"{self.s_noise:g}. It starts at 1 and ends at {numbers}. Midpoint is solid, heun "
+            f"dashed. Right: density of the last state, over the target's in grey."
+        )

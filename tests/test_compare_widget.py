@@ -1,0 +1,733 @@
+"""Side by side: its Python side, and in a browser against `dpmpp_core`, number by number."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from test_book import CHROMIUM_FLAGS, CHROMIUM_NAMES, NO_BROWSER, PHONE_WIDTH, ROOT, QuietHandler
+from traitlets import TraitError
+
+import dpmpp_core as dp
+from dpmpp_core.widgets import PRESETS, TARGETS, SideBySide
+from dpmpp_core.widgets.live import LiveFigure
+
+# --- in Python
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "sentence"),
+    [
+        ("a_eta", 2.5, "a_eta must be a number from 0 to 2, got 2.5"),
+        ("b_eta", float("nan"), "b_eta must be a number from 0 to 2, got nan"),
+        ("a_s_noise", 0.2, "a_s_noise must be a number from 0.5 to 1.5, got 0.2"),
+        ("b_s_noise", "1", "b_s_noise must be a number from 0.5 to 1.5, got '1'"),
+        ("a_steps", 1, "a_steps must be an integer from 2 to 100, got 1"),
+        ("b_steps", 10.0, "b_steps must be an integer from 2 to 100, got 10.0"),
+        ("b_solver_type", "euler", "b_solver_type must be 'midpoint' or 'heun', got 'euler'"),
+        ("particles", 5000, "particles must be an integer from 1 to 2000, got 5000"),
+        ("progress", 101, "progress must be an integer from 0 to 100, got 101"),
+        ("paths", -1, "paths must be an integer from 0 to 40, got -1"),
+        ("seed", True, "seed must be an integer from 0 to 4294967295, got True"),
+        ("sigma_min", 0.9, "sigma_min must be a number from 0.001 to 0.5, got 0.9"),
+        ("schedule", "beta", "schedule must be 'karras', 'exponential' or 'kl_optimal', got"),
+        ("target", "square", "target must be one of 'triangle'"),
+        ("target", dp.gaussian(torch.zeros(3)), "got a mixture in 3 dimensions"),
+        ("device", "abacus", "device must be one that torch can use here, got 'abacus'"),
+        ("name", "No Name", "name must be lower-case words joined by hyphens, got 'No Name'"),
+    ],
+)
+def test_a_bad_value_is_refused_in_a_sentence(setting: str, value: Any, sentence: str) -> None:
+    with pytest.raises(TraitError, match=r"^[^\n]*$") as refusal:
+        SideBySide(**{setting: value})
+    assert sentence in str(refusal.value)
+    figure = SideBySide()
+    before = getattr(figure, setting)
+    with pytest.raises(TraitError) as refusal:
+        setattr(figure, setting, value)
+    assert sentence in str(refusal.value)
+    assert getattr(figure, setting) == before
+
+
+def test_an_unknown_preset_setting_or_side_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"preset must be one of 'solver', .*, got 'speed'"):
+        SideBySide("speed")
+    with pytest.raises(TypeError, match="no setting 'eta', but a_eta"):
+        SideBySide(eta=1.0)
+    with pytest.raises(ValueError, match="side must be 'a' or 'b', got 'c'"):
+        SideBySide().run("c")
+
+
+def test_a_preset_sets_both_sides_and_a_setting_goes_before_it() -> None:
+    figure = SideBySide("steps", b_steps=80)
+    assert (figure.a_steps, figure.b_steps) == (10, 80)
+    for name, preset in PRESETS.items():
+        figure = SideBySide(name)
+        assert {key: getattr(figure, key) for key in preset.settings()} == preset.settings()
+
+
+def test_equal_sides_have_equal_results_and_the_same_starts_lead_to_both() -> None:
+    same = SideBySide(b_solver_type="midpoint", particles=9)
+    assert same.distance() == 0.0
+    other = SideBySide("steps", particles=9)
+    assert torch.equal(other.run("a")[0], other.run("b")[0])
+    assert other.distance() > 0.0
+
+
+def test_more_steps_on_the_same_path_come_nearer_to_many() -> None:
+    # The path is one: were the noise of 40 steps another, the results would lie far apart.
+    kwargs: dict[str, Any] = {"particles": 60, "target": dp.gaussian(torch.zeros(2), 1.0)}
+    coarse = SideBySide("steps", **kwargs, b_steps=100).distance()
+    fine = SideBySide("steps", **kwargs, a_steps=50, b_steps=100).distance()
+    assert fine < 0.4 * coarse < 0.4
+
+
+def test_half_way_is_half_way_in_lambda_on_both_sides() -> None:
+    figure = SideBySide("steps", progress=50)
+    mesh = figure.mesh("b")
+    middle = float(mesh.lam[0]) + 50 / 99 * float(mesh.lam[39] - mesh.lam[0])
+    for side in ("a", "b"):
+        mesh, k = figure.mesh(side), figure.shown_step(side)
+        assert float(mesh.lam[k]) <= middle < float(mesh.lam[k + 1])
+    figure.progress = 0
+    assert (figure.shown_step("a"), figure.shown_step("b")) == (0, 0)
+    figure.progress = 99
+    assert (figure.shown_step("a"), figure.shown_step("b")) == (9, 39)
+    figure.progress = 100
+    assert (figure.shown_step("a"), figure.shown_step("b")) == (10, 40)
+
+
+def test_the_html_holds_module_settings_and_a_described_picture() -> None:
+    bundle, _ = SideBySide("eta", name="first")._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    html = bundle["text/html"]
+    assert 'id="live-first" data-module="compare"' in html
+    state = json.loads(html.split('application/json">')[1].split("</script>")[0])
+    assert (state["a_eta"], state["b_eta"], state["target"]) == (0.0, 1.0, "triangle")
+    assert not {"result", "_esm"} & set(state)
+    alternative = html.split('alt="')[1].split('"')[0]
+    assert "eta 0," in alternative
+    assert "root mean square distance" in alternative
+    picture = base64.b64decode(html.split("base64,")[1].split('"')[0])
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 60_000
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_every_target_has_a_picture(name: str) -> None:
+    figure = SideBySide(target=name, particles=5, a_steps=3, b_steps=3)
+    assert figure._png().startswith(b"\x89PNG")
+
+
+def test_a_view_is_answered_once_for_many_changes_at_a_time() -> None:
+    figure = SideBySide(particles=7, a_steps=4, b_steps=6)
+    figure.a_eta = 0.5
+    assert figure.result is None
+    figure._handle_custom_msg("shown", [])
+    first = figure.result
+    for side, steps in (("a", 4), ("b", 6)):
+        states = np.frombuffer(first[side], dtype=np.float32).reshape(steps + 1, 7, 2)
+        np.testing.assert_allclose(states, figure.run(side), rtol=1e-6, atol=1e-7)
+    figure.set_state(PRESETS["s-noise"].settings())
+    assert figure.result["number"] == first["number"] + 1
+    assert figure.result["settings"]["b_s_noise"] == 0.9
+    figure.progress = 20  # a view's own matter
+    assert figure.result["number"] == first["number"] + 1
+
+
+def test_a_target_of_ones_own_is_offered_and_kept() -> None:
+    own = dp.GaussianMixture(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), 0.1)
+    figure = SideBySide(target=own, particles=6)
+    assert figure.page_state()["target"] == "own"
+    entry = figure.offers["targets"]["own"]
+    assert entry["means"] == own.means.tolist()
+    assert entry["spread"] == pytest.approx(1.2**0.5)
+    figure.set_state({"target": "ring"})
+    figure.set_state({"target": "own"})
+    assert figure.mixture is own
+    assert "your own" in figure.describe()
+
+
+def test_no_setting_that_a_control_allows_is_refused_by_the_path() -> None:
+    for schedule in ("karras", "exponential", "kl_optimal"):
+        for low, high in ((0.5, 1.0), (0.001, 100.0)):
+            figure = SideBySide(
+                schedule=schedule, sigma_min=low, sigma_max=high, a_steps=100, b_steps=2,
+                b_eta=2.0, a_eta=0.01, particles=2,
+            )  # fmt: skip
+            assert figure.distance() >= 0.0
+
+
+# --- a page, and a browser
+
+# Playwright's objects belong to the thread that made them, and those of test_book.py live in the
+# main one. So whatever touches the browser here runs in this thread.
+THREAD = ThreadPoolExecutor(1)
+Test = Callable[..., None]
+
+
+def in_browser(test: Test) -> Test:
+    @pytest.mark.browser
+    @functools.wraps(test)
+    def submit(*values: Any, **fixtures: Any) -> None:
+        THREAD.submit(test, *values, **fixtures).result()
+
+    return submit
+
+
+def start_browser() -> tuple[Playwright, Browser | None]:
+    playwright = sync_playwright().start()
+    paths = [shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *CHROMIUM_NAMES)]
+    paths.append(playwright.chromium.executable_path)
+    path = next((path for path in paths if path and Path(path).is_file()), None)
+    if path is None:
+        return playwright, None
+    return playwright, playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    playwright, browser = THREAD.submit(start_browser).result()
+    if browser is not None:
+        yield browser
+        THREAD.submit(browser.close).result()
+    THREAD.submit(playwright.stop).result()
+    if browser is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(NO_BROWSER, pytrace=False)
+        pytest.skip(NO_BROWSER)
+
+
+PAGE = """<!doctype html>
+<html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Figures</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<link rel="stylesheet" href="live/widgets.css"><link rel="stylesheet" href="book.css">
+<style>
+  html {{ --pst-color-background: #ffffff; --pst-color-text-base: #222832;
+         --pst-color-text-muted: #48566b; --pst-color-surface: #f3f4f5;
+         --pst-color-border: #c9ccd1; }}
+  html[data-theme="dark"] {{ --pst-color-background: #14181e; --pst-color-text-base: #ced6dd;
+         --pst-color-text-muted: #9ca4af; --pst-color-surface: #29313d;
+         --pst-color-border: #48566b; --pst-color-link: #7fb5ff; }}
+  body {{ background: var(--pst-color-background); color: var(--pst-color-text-base);
+         font-family: sans-serif; margin: 1rem auto; max-width: 700px; padding: 0 0.9rem; }}
+</style>
+<script defer src="live/compare.js"></script>
+<script defer src="live/live_figures.js"></script></head>
+<body><main><h1>Figures</h1>{first}<div style="height: 4000px"></div>{second}</main></body></html>
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two figures far apart on a page as the Sphinx extension makes it."""
+    folder = tmp_path_factory.mktemp("site")
+    path = ROOT / "sphinx_ext" / "live_figures.py"
+    spec = importlib.util.spec_from_file_location("live_figures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    extension.write_files(folder / "live")
+    shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
+    page = PAGE.format(
+        first=SideBySide(particles=40).page_html(),
+        second=SideBySide("steps", particles=20, name="second").page_html(),
+    )
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/page.html"
+        server.shutdown()
+
+
+FIGURE = "document.querySelector('#live-compare > div')?.figure"
+
+
+def settle(page: Page) -> None:
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => "
+        "setTimeout(done, 20))))"
+    )
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(chromium: Browser, address: str) -> Iterator[Open]:
+    """Opens the page; at the end nothing may have failed, nor gone to another host."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(fragment: str = "", url: str = address, **options: Any) -> Page:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        base = url.rsplit("/", 1)[0]
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith((base, "data:", "blob:")) else wrong.append(r.url),
+        )
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("requestfailed", lambda request: wrong.append(request.url))
+        page.goto(url + fragment)
+        if options.get("java_script_enabled", True) and "live-second" not in fragment:
+            page.wait_for_function(f"() => {FIGURE}?.measured")
+            settle(page)
+        return page
+
+    yield open_page
+    THREAD.submit(lambda: [context.close() for context in contexts]).result()
+    assert wrong == []
+
+
+def settings_of(page: Page) -> dict[str, Any]:
+    values: dict[str, Any] = page.evaluate(f"() => {FIGURE}.settings()")
+    return values
+
+
+def states_of(page: Page, side: str, figure: str = FIGURE) -> np.ndarray[Any, Any]:
+    states = page.evaluate(f"side => {figure}.result[side].states.map(x => [...x])", side)
+    return np.asarray(states).reshape(len(states), -1, 2)
+
+
+def assert_equal_to_python(page: Page) -> SideBySide:
+    """Both sides' states, the shown steps and the numbers under the picture."""
+    figure = SideBySide(**settings_of(page))
+    results = {}
+    for side in ("a", "b"):
+        python = figure.run(side).numpy()
+        found = states_of(page, side)
+        assert found.shape == python.shape
+        np.testing.assert_allclose(found, python, atol=1e-6, rtol=0)
+        shown = page.evaluate(f"side => {FIGURE}.shownStep(side)", side)
+        assert shown == figure.shown_step(side)
+        results[side] = (python[-1], python[shown])
+
+    def rms(x: Any, y: Any) -> float:
+        return float(np.sqrt(np.square(x - y).sum(-1).mean()))
+
+    wanted = [
+        figure.distance(),
+        rms(results["a"][1], results["b"][1]),
+        *(rms(results[side][0], results[side][0].mean(0)) for side in ("a", "b")),
+        float(figure.mixture.covariance.trace()) ** 0.5,
+    ]
+    found = page.locator("#live-compare .live-results output").all_inner_texts()
+    assert [float(text) for text in found] == pytest.approx(wanted, abs=6e-4)
+    return figure
+
+
+SHARED = {
+    "target": "Target",
+    "schedule": "Schedule",
+    "seed": "Seed",
+    "particles": "Particles",
+    "paths": "Paths drawn",
+    "progress": "Progress",
+}
+KNOBS = {"eta": "eta η", "s_noise": "s_noise", "solver_type": "History term", "steps": "Steps"}
+
+
+def move(page: Page, setting: str, value: Any) -> None:
+    """Set a control as a reader does, by its label and, for one side, its group."""
+    figure = page.locator("#live-compare")
+    if setting in SHARED:
+        control = figure.get_by_label(SHARED[setting], exact=True)
+    else:
+        side, knob = setting.split("_", 1)
+        group = figure.get_by_role("group", name=f"Side {side.upper()}", exact=True)
+        control = group.get_by_label(KNOBS[knob], exact=True)
+    if control.evaluate("e => e.tagName") == "SELECT":
+        control.select_option(value)
+    else:
+        control.fill(str(value))
+    settle(page)
+    assert settings_of(page)[setting] == value
+
+
+# --- in the browser
+
+
+@in_browser
+def test_it_mounts_over_http_and_from_the_disk(visit: Open, site: Path) -> None:
+    for page in (visit(), visit(url=(site / "page.html").as_uri())):
+        assert not page.locator("#live-compare > img").is_visible()
+        assert page.locator("#live-compare canvas").count() == 3
+        assert_equal_to_python(page)
+
+
+def random_settings(seed: int) -> dict[str, Any]:
+    chance = np.random.default_rng(seed)
+    values: dict[str, Any] = {
+        "target": str(chance.choice(sorted(TARGETS))),
+        "schedule": str(chance.choice(["karras", "exponential", "kl_optimal"])),
+        "sigma_min": round(float(chance.uniform(0.01, 0.5)), 3),
+        "sigma_max": round(float(chance.uniform(1.0, 20.0)), 3),
+        "seed": int(chance.integers(2**32)),
+        "particles": int(chance.integers(1, 60)),
+        "progress": int(chance.integers(101)),
+        "paths": int(chance.integers(12)),
+    }
+    for side in ("a", "b"):
+        values[f"{side}_eta"] = round(float(chance.uniform(0, 2)), 2)
+        values[f"{side}_s_noise"] = round(float(chance.uniform(0.5, 1.5)), 2)
+        values[f"{side}_solver_type"] = str(chance.choice(["midpoint", "heun"]))
+        values[f"{side}_steps"] = int(chance.integers(2, 101))
+    return values
+
+
+@in_browser
+def test_ten_random_settings_give_what_python_computes(visit: Open) -> None:
+    page = visit()
+    for seed in range(10):
+        wanted = random_settings(seed)
+        query = "&".join(f"{key}={value}" for key, value in wanted.items())
+        page.evaluate("hash => { location.hash = hash }", f"#live-compare?{query}")
+        page.wait_for_function(f"seed => {FIGURE}.settings().seed === seed", arg=wanted["seed"])
+        settle(page)
+        assert settings_of(page) == wanted
+        assert not page.locator("#live-compare .live-note").is_visible()
+        assert_equal_to_python(page)
+
+
+@in_browser
+def test_every_control_gives_what_python_computes(visit: Open) -> None:
+    page = visit()
+    values: dict[str, Any] = {
+        "a_eta": 0.37, "b_eta": 1.6, "a_s_noise": 1.25, "b_s_noise": 0.8, "a_steps": 33,
+        "b_steps": 2, "a_solver_type": "heun", "b_solver_type": "midpoint", "target": "spiral",
+        "schedule": "kl_optimal", "seed": 4_294_967_295, "particles": 77, "progress": 43,
+        "paths": 0,
+    }  # fmt: skip
+    assert set(values) == {*settings_of(page)} - {"sigma_min", "sigma_max"}
+    for setting, value in values.items():
+        before = settings_of(page)
+        move(page, setting, value)
+        assert settings_of(page) == {**before, setting: value}
+        assert_equal_to_python(page)
+
+
+@in_browser
+def test_the_picture_changes_with_every_control(visit: Open) -> None:
+    page = visit()
+    pixels = "() => [...document.querySelectorAll('#live-compare canvas')].map(c => c.toDataURL())"
+
+    def changed(setting: str, value: Any) -> list[bool]:
+        before = page.evaluate(pixels)
+        move(page, setting, value)
+        return [x != y for x, y in zip(before, page.evaluate(pixels), strict=True)]
+
+    assert changed("a_eta", 0.4) == [True, False, True]
+    assert changed("b_s_noise", 1.2) == [False, True, True]
+    assert changed("b_solver_type", "midpoint") == [False, True, True]
+    assert changed("paths", 12) == [True, True, False]
+    assert changed("progress", 40) == [True, True, True]
+    assert changed("target", "moons") == [True, True, True]
+
+
+@in_browser
+def test_a_preset_is_chosen_recognised_and_left(visit: Open) -> None:
+    page = visit()
+    select = page.locator("#live-compare").get_by_label("Compare", exact=True)
+    assert select.input_value() == "solver"
+    for name, preset in PRESETS.items():
+        select.select_option(label=preset.label)
+        settle(page)
+        found = settings_of(page)
+        assert {key: found[key] for key in preset.settings()} == preset.settings()
+        assert_equal_to_python(page)
+        assert select.input_value() == name
+    move(page, "a_eta", 0.3)
+    assert select.input_value() == ""
+    select.select_option("solver")
+    settle(page)
+    select.select_option("")  # no choice to be made
+    settle(page)
+    assert select.input_value() == "solver"
+
+
+@in_browser
+def test_it_says_when_the_two_sides_have_one_path(visit: Open) -> None:
+    page = visit()
+    clock = page.locator("#live-compare .compare-clock")
+    assert "one Brownian path" in clock.inner_text()
+    move(page, "a_eta", 0.5)
+    assert "alike, not equal" in clock.inner_text()
+    move(page, "a_eta", 0)
+    assert "only side B" in clock.inner_text()
+    move(page, "b_eta", 0)
+    assert "no noise is added on either side" in clock.inner_text()
+
+
+@in_browser
+def test_a_link_carries_every_setting(visit: Open) -> None:
+    page = visit()
+    for setting, value in {
+        "target": "moons", "a_eta": 1.7, "b_steps": 5, "a_solver_type": "heun", "seed": 9,
+        "progress": 20, "paths": 3,
+    }.items():  # fmt: skip
+        move(page, setting, value)
+    page.get_by_role("button", name="Copy link").first.click()
+    copied = page.locator("#live-compare textarea")
+    copied.wait_for()
+    assert copied.input_value() == page.url
+    other = visit("#" + page.url.split("#")[1])
+    assert settings_of(other) == settings_of(page)
+    for side in ("a", "b"):
+        assert np.array_equal(states_of(other, side), states_of(page, side))
+    assert not other.locator("#live-compare .live-note").is_visible()
+
+
+@in_browser
+def test_a_bad_link_falls_back_to_the_defaults_and_says_so(visit: Open) -> None:
+    page = visit(
+        "#live-compare?a_eta=9&b_steps=2.5&target=%3Cscript%3E&eta=1&seed=&b_s_noise=1.2"
+        "&sigma_min=0.9&progress=101"
+    )
+    found = settings_of(page)
+    assert (found["a_eta"], found["b_steps"], found["target"]) == (1, 10, "triangle")
+    assert (found["seed"], found["b_s_noise"], found["progress"]) == (5, 1.2, 100)
+    note = page.locator("#live-compare .live-note")
+    assert note.is_visible()
+    for part in ("a_eta = 9", "b_steps = 2.5", "target = <script>", "eta is no setting", "seed ="):
+        assert part in note.inner_text()
+    assert_equal_to_python(page)
+
+
+@in_browser
+def test_a_link_to_a_figure_far_below_leads_to_it(visit: Open) -> None:
+    page = visit("#live-second?a_eta=0.5")
+    page.locator("#live-second.live").wait_for()
+    eta = "() => document.querySelector('#live-second > div').figure.settings().a_eta"
+    assert page.evaluate(eta) == 0.5
+    page.wait_for_function("() => scrollY > 3000")
+
+
+@in_browser
+def test_reset_brings_everything_back(visit: Open) -> None:
+    page = visit()
+    before = settings_of(page)
+    for setting, value in {"a_eta": 0.1, "target": "ring", "b_steps": 40, "progress": 3}.items():
+        move(page, setting, value)
+    page.locator("#live-compare").get_by_role("button", name="Reset").click()
+    settle(page)
+    assert settings_of(page) == before
+    assert_equal_to_python(page)
+
+
+@in_browser
+def test_the_keyboard_alone_is_enough(visit: Open) -> None:
+    page = visit()
+    reached = []
+    for _ in range(19):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "() => { const e = document.activeElement; return ["
+            " e.labels?.[0]?.textContent || e.textContent, getComputedStyle(e).outlineStyle] }"
+        )
+        reached.append(name)
+        assert outline == "solid", name
+    buttons = ["Reset", "Copy link", "Copy as Python", "Save PNG"]
+    shared = [SHARED[name] for name in ("target", "schedule", "seed", "particles", "paths")]
+    knobs = list(KNOBS.values())
+    assert reached == ["Compare", "Progress", *knobs, *knobs, *shared, *buttons]
+    progress = page.locator("#live-compare").get_by_label("Progress", exact=True)
+    progress.focus()
+    page.keyboard.press("ArrowLeft")
+    settle(page)
+    assert settings_of(page)["progress"] == 99
+    assert progress.get_attribute("aria-valuetext") == "99 %: A 9 of 10, B 9 of 10"
+
+
+@in_browser
+@pytest.mark.parametrize("name", ["triangle", "moons"])
+def test_the_copied_python_computes_what_is_shown(visit: Open, name: str) -> None:
+    page = visit(f"#live-compare?target={name}&a_eta=0.8&b_steps=21&particles=9")
+    page.locator("#live-compare").get_by_role("button", name="Copy as Python").click()
+    text = page.locator("#live-compare textarea")
+    text.wait_for()
+    names: dict[str, Any] = {}
+    exec(text.input_value(), names)
+    for side in ("a", "b"):
+        np.testing.assert_allclose(states_of(page, side)[-1], names[side], atol=1e-6)
+    measured = page.evaluate(f"() => {FIGURE}.measured.distance")
+    assert measured == pytest.approx(float(names["distance"]), abs=1e-6)
+
+
+@in_browser
+def test_the_picture_can_be_saved(visit: Open) -> None:
+    page = visit()
+    with page.expect_download() as download:
+        page.locator("#live-compare").get_by_role("button", name="Save PNG").click()
+    assert download.value.suggested_filename == "compare.png"
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+@in_browser
+def test_nothing_moves_by_itself_and_out_of_sight_nothing_is_drawn(visit: Open) -> None:
+    page = visit()
+    assert page.locator("#live-second > div").count() == 0, "made although far below"
+    count = f"() => {FIGURE}.frames"
+    before = page.evaluate(count)
+    page.wait_for_timeout(300)
+    assert page.evaluate(count) == before, "draws although nothing changed"
+    page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    page.locator("#live-second.live").wait_for()
+    page.wait_for_timeout(100)
+    before = page.evaluate(count)
+    slider = "document.querySelector('#live-compare fieldset input')"
+    page.evaluate(f"() => {{ {slider}.value = 0.2; {slider}.dispatchEvent(new Event('input')) }}")
+    page.wait_for_timeout(300)
+    assert page.evaluate(count) == before
+    page.evaluate("() => scrollTo(0, 0)")
+    page.wait_for_function(f"() => {FIGURE}.frames > {before}")
+    settle(page)
+    assert_equal_to_python(page)
+
+
+@in_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_and_the_picture_follows_the_theme(visit: Open, theme: str) -> None:
+    page = visit("#live-compare?a_eta=9")  # with the note
+    page.evaluate(f"() => {{ document.documentElement.dataset.theme = '{theme}' }}")
+    page.locator("#live-compare").get_by_role("button", name="Copy as Python").click()
+    page.locator("#live-compare textarea").wait_for()
+    settle(page)
+    corners = page.evaluate(
+        "() => [...document.querySelectorAll('#live-compare canvas')].map(c =>"
+        " [...c.getContext('2d').getImageData(2, 2, 1, 1).data].slice(0, 3))"
+    )
+    assert all((sum(corner) > 600) == (theme == "light") for corner in corners)
+    page.evaluate(Path(AXE_FILE_PATH).read_text(encoding="utf-8"))
+    violations = page.evaluate("async () => (await axe.run({preload: false})).violations")
+    assert [f"{v['id']}: {n['html'][:120]}" for v in violations for n in v["nodes"]] == []
+
+
+@in_browser
+@pytest.mark.parametrize("scale", [1, 2])
+def test_on_a_phone_the_panels_stack_and_are_sharp(visit: Open, scale: int) -> None:
+    page = visit(
+        viewport={"width": PHONE_WIDTH, "height": 800},
+        device_scale_factor=scale, has_touch=True, is_mobile=True,
+    )  # fmt: skip
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE_WIDTH
+    boxes = page.locator("#live-compare canvas").evaluate_all(
+        "all => all.map(e => ({ top: e.getBoundingClientRect().top, width: e.clientWidth,"
+        " height: e.clientHeight, pixels: e.width }))"
+    )
+    assert len({box["top"] for box in boxes}) == 3
+    for box in boxes:
+        assert box["width"] > 300
+        assert box["width"] == box["height"]
+        assert box["pixels"] == scale * box["width"]
+    heights = page.locator("#live-compare button").evaluate_all(
+        "buttons => buttons.map(button => button.clientHeight)"
+    )
+    assert min(heights) >= 40
+
+
+@in_browser
+def test_without_scripts_and_on_paper_the_picture_is_shown(visit: Open) -> None:
+    page = visit(java_script_enabled=False)
+    assert page.locator("#live-compare > img").is_visible()
+    page = visit()
+    page.emulate_media(media="print")
+    assert page.locator("#live-compare > img").is_visible()
+    assert not page.locator("#live-compare canvas").first.is_visible()
+
+
+@in_browser
+def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
+    """The module as JupyterLab runs it, with a stand-in for the kernel's model."""
+    figure = SideBySide("steps", particles=12, a_eta=0.4, name="live")
+    figure._handle_custom_msg("shown", [])
+    result = {
+        key: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        for key, value in figure.result.items()
+    }
+    page = visit()
+    page.evaluate(
+        """async ([state, result]) => {
+            const bytes = text => new DataView(
+                Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+            const listeners = {}, sent = [];
+            state.result = null;
+            const model = {
+                get: name => state[name],
+                set(name, value) { state[name] = value; listeners["change:" + name]?.(); },
+                on(event, listener) { listeners[event] = listener; },
+                off() {}, save_changes() {}, send: message => sent.push(message),
+            };
+            const url = URL.createObjectURL(
+                new Blob([liveFigureSources.compare], { type: "text/javascript" }));
+            const el = document.querySelector("main").insertBefore(
+                document.createElement("div"), document.querySelector("h1"));
+            el.id = "kernel";
+            window.kernel = { model, sent };
+            await (await import(url)).default.render({ model, el });
+            model.set("result", { ...result, a: bytes(result.a), b: bytes(result.b) });
+        }""",
+        [figure.page_state(), result],
+    )
+    page.wait_for_function("() => document.querySelector('#kernel').figure.result")
+    assert page.evaluate("() => kernel.sent") == ["shown"]
+    for side in ("a", "b"):
+        states = states_of(page, side, "document.querySelector('#kernel').figure")
+        np.testing.assert_allclose(states, figure.run(side), rtol=1e-6, atol=1e-6)
+    group = page.locator("#kernel").get_by_role("group", name="Side B", exact=True)
+    group.get_by_label("eta η").fill("0.9")
+    assert page.evaluate("() => kernel.model.get('b_eta')") == 0.9
+    assert page.locator("#kernel").get_by_role("button", name="Copy link").count() == 0
+
+
+@in_browser
+def test_a_frame_is_short(visit: Open) -> None:
+    """1,000 particles, 20 steps a side. The budget is 16 ms on an idle machine."""
+    page = visit("#live-compare?particles=1000&a_steps=20&b_steps=20")
+    times = page.evaluate(
+        f"""async () => {{
+            const slider = document.querySelector('#live-compare fieldset input');
+            const runs = [], draws = [];
+            for (let i = 0; i < 60; i++) {{
+                const before = {FIGURE}.frames;
+                slider.value = 0.3 + 0.02 * i;
+                slider.dispatchEvent(new Event('input'));
+                while ({FIGURE}.frames === before) await new Promise(requestAnimationFrame);
+                runs.push({FIGURE}.timing.run);
+                draws.push({FIGURE}.timing.draw);
+            }}
+            return [runs, draws].map(list => list.slice(20).sort((a, b) => a - b));
+        }}"""
+    )
+    run, draw = times
+    print(f"run p50 {run[20]:.1f}, p95 {run[37]:.1f}; draw p50 {draw[20]:.1f}, p95 {draw[37]:.1f}")
+    assert run[20] + draw[20] < 100
+
+
+def test_the_figure_is_a_kind_of_its_own() -> None:
+    modules = [cls.module for cls in LiveFigure.__subclasses__()]
+    assert modules.count("compare") == 1
