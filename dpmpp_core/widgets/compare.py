@@ -30,7 +30,7 @@ from .explorer import (
     _target_from_json,
     _target_to_json,
 )
-from .live import Choice, LiveFigure, Name, Number, Whole
+from .live import Choice, Device, LiveFigure, Name, Number, Whole
 from .modules import module_source
 from .start import start
 
@@ -125,7 +125,7 @@ class SideBySide(LiveFigure):
     progress = Whole(100, 0, 100).tag(sync=True, page=True)
     paths = Whole(6, 0, MOST_PATHS).tag(sync=True, page=True)
 
-    device = traitlets.Unicode("cpu").tag(run=True)
+    device = Device("cpu").tag(run=True)
     offers = traitlets.Dict().tag(sync=True, page=True)
     """What the controls offer: targets with their numbers, schedules, presets and the ranges."""
 
@@ -148,16 +148,6 @@ class SideBySide(LiveFigure):
         """The target as a mixture."""
         chosen: str | GaussianMixture = self.target
         return TARGETS[chosen][0] if isinstance(chosen, str) else chosen
-
-    @traitlets.validate("device")
-    def _check_device(self, proposal: Any) -> str:
-        try:
-            torch.empty(0, device=proposal.value)
-        except (RuntimeError, AssertionError) as refusal:
-            raise traitlets.TraitError(
-                f"device must be one that torch can use here, got {proposal.value!r}"
-            ) from refusal
-        return str(proposal.value)
 
     @traitlets.observe("target")
     def _keep_own(self, change: Any) -> None:

@@ -21,13 +21,14 @@ from typing import Any, ClassVar
 
 import anywidget
 import matplotlib.pyplot as plt
+import torch
 import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import figures
 
-__all__ = ["Choice", "LiveFigure", "Name", "Number", "Whole"]
+__all__ = ["Choice", "Device", "LiveFigure", "Name", "Number", "Whole"]
 
 _FOLDER = Path(__file__).parent
 
@@ -63,6 +64,19 @@ class Whole(Number):
             f"{self.name} must be an integer from {int(self.low)} to {int(self.high)}, "
             f"got {value!r}"
         )
+
+
+class Device(_Trait):
+    """The name of a device that torch can use here."""
+
+    def validate(self, obj: Any, value: Any) -> str:
+        try:
+            torch.empty(0, device=value)
+        except (RuntimeError, AssertionError, TypeError) as refusal:
+            raise traitlets.TraitError(
+                f"{self.name} must be one that torch can use here, got {value!r}"
+            ) from refusal
+        return str(value)
 
 
 class Choice(_Trait):

@@ -18,7 +18,7 @@ from ..mesh import Mesh
 from ..noise import PhiloxBridge
 from ..sampler import trajectory
 from ..targets import GaussianMixture
-from .live import Choice, LiveFigure, Name, Number, Whole
+from .live import Choice, Device, LiveFigure, Name, Number, Whole
 from .modules import module_source
 from .start import start
 
@@ -228,19 +228,9 @@ class VarianceExplorer(LiveFigure):
     seed = Whole(0, 0, 2**32 - 1).tag(sync=True, page=True, run=True)
     particles = Whole(4000, 100, 10_000).tag(sync=True, page=True, run=True)
 
-    device = traitlets.Unicode("cpu").tag(run=True)
+    device = Device("cpu").tag(run=True)
     offers = traitlets.Dict().tag(sync=True, page=True)
     """What the controls offer: targets with their numbers, schedules, and the ranges above."""
-
-    @traitlets.validate("device")
-    def _check_device(self, proposal: Any) -> str:
-        try:
-            torch.empty(0, device=proposal.value)
-        except (RuntimeError, AssertionError) as refusal:
-            raise traitlets.TraitError(
-                f"device must be one that torch can use here, got {proposal.value!r}"
-            ) from refusal
-        return str(proposal.value)
 
     @traitlets.default("offers")
     def _offers(self) -> dict[str, Any]:
