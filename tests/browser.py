@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 WIDGETS = Path(__file__).resolve().parents[1] / "dpmpp_core" / "widgets"
 NO_BROWSER = "no Chromium found: the browser tests did not run"
@@ -22,7 +22,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # Whatever a page asks of another host fails here, and is noted by the tests.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 LOAD = """
 async ([sources, script, argument]) => {
@@ -50,21 +51,32 @@ def run_js(script: str, argument: Any = None, sources: dict[str, str] | None = N
     with ThreadPoolExecutor(1) as thread:
         result = thread.submit(_run, [sources, script, argument]).result()
     if result is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NO_BROWSER, pytrace=False)
-        pytest.skip(NO_BROWSER)
+        report_no_browser()
     return result["value"]
+
+
+def launch(playwright: Playwright) -> Browser | None:
+    """The Chromium that CHROMIUM names, or the system's, or Playwright's own; None without one."""
+    paths = [shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *NAMES) if name]
+    paths.append(playwright.chromium.executable_path)
+    path = next((path for path in paths if path and Path(path).is_file()), None)
+    if path is None:
+        return None
+    return playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+
+
+def report_no_browser() -> None:
+    """Say that the browser tests did not run; in CI they must."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(NO_BROWSER, pytrace=False)
+    pytest.skip(NO_BROWSER)
 
 
 def _run(argument: list[Any]) -> dict[str, Any] | None:
     with sync_playwright() as playwright:
-        candidates = [os.environ.get("CHROMIUM", ""), *NAMES]
-        paths = [shutil.which(name) for name in candidates if name]
-        paths.append(playwright.chromium.executable_path)
-        path = next((path for path in paths if path and Path(path).is_file()), None)
-        if path is None:
+        chromium = launch(playwright)
+        if chromium is None:
             return None
-        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         try:
             return {"value": chromium.new_page().evaluate(LOAD, argument)}
         finally:

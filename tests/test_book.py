@@ -7,9 +7,7 @@ so, and with CI=true they fail.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,24 +19,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 import nbformat
 import pytest
 from axe_playwright_python.base import AXE_FILE_PATH
+from browser import launch, report_no_browser
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
-NO_BROWSER = "no Chromium found: the browser tests did not run"
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Whatever a page asks of another host fails here, and is noted by the tests.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
 PHONE_WIDTH = 390
 
 
@@ -81,15 +67,9 @@ def address(book: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        candidates = [os.environ.get("CHROMIUM", ""), *CHROMIUM_NAMES]
-        paths = [shutil.which(name) for name in candidates if name]
-        paths.append(playwright.chromium.executable_path)
-        path = next((path for path in paths if path and Path(path).is_file()), None)
-        if path is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail(NO_BROWSER, pytrace=False)
-            pytest.skip(NO_BROWSER)
-        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        chromium = launch(playwright)
+        if chromium is None:
+            report_no_browser()
         yield chromium
         chromium.close()
 

@@ -6,11 +6,9 @@ import base64
 import functools
 import importlib.util
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
-from test_book import CHROMIUM_FLAGS, CHROMIUM_NAMES, NO_BROWSER, PHONE_WIDTH, ROOT, QuietHandler
+from playwright.sync_api import Browser, Page
+from test_book import PHONE_WIDTH, ROOT, QuietHandler
+from test_widgets import PAGE, THREAD, in_browser
+from test_widgets import chromium as chromium  # a fixture
 from traitlets import TraitError
 
 import dpmpp_core as dp
@@ -175,62 +175,7 @@ def test_no_setting_that_a_control_allows_is_refused_by_the_path() -> None:
 
 # --- a page, and a browser
 
-# Playwright's objects belong to the thread that made them, and those of test_book.py live in the
-# main one. So whatever touches the browser here runs in this thread.
-THREAD = ThreadPoolExecutor(1)
-Test = Callable[..., None]
-
-
-def in_browser(test: Test) -> Test:
-    @pytest.mark.browser
-    @functools.wraps(test)
-    def submit(*values: Any, **fixtures: Any) -> None:
-        THREAD.submit(test, *values, **fixtures).result()
-
-    return submit
-
-
-def start_browser() -> tuple[Playwright, Browser | None]:
-    playwright = sync_playwright().start()
-    paths = [shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *CHROMIUM_NAMES)]
-    paths.append(playwright.chromium.executable_path)
-    path = next((path for path in paths if path and Path(path).is_file()), None)
-    if path is None:
-        return playwright, None
-    return playwright, playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    playwright, browser = THREAD.submit(start_browser).result()
-    if browser is not None:
-        yield browser
-        THREAD.submit(browser.close).result()
-    THREAD.submit(playwright.stop).result()
-    if browser is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NO_BROWSER, pytrace=False)
-        pytest.skip(NO_BROWSER)
-
-
-PAGE = """<!doctype html>
-<html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Figures</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="live/widgets.css"><link rel="stylesheet" href="book.css">
-<style>
-  html {{ --pst-color-background: #ffffff; --pst-color-text-base: #222832;
-         --pst-color-text-muted: #48566b; --pst-color-surface: #f3f4f5;
-         --pst-color-border: #c9ccd1; }}
-  html[data-theme="dark"] {{ --pst-color-background: #14181e; --pst-color-text-base: #ced6dd;
-         --pst-color-text-muted: #9ca4af; --pst-color-surface: #29313d;
-         --pst-color-border: #48566b; --pst-color-link: #7fb5ff; }}
-  body {{ background: var(--pst-color-background); color: var(--pst-color-text-base);
-         font-family: sans-serif; margin: 1rem auto; max-width: 700px; padding: 0 0.9rem; }}
-</style>
-<script defer src="live/compare.js"></script>
-<script defer src="live/live_figures.js"></script></head>
-<body><main><h1>Figures</h1>{first}<div style="height: 4000px"></div>{second}</main></body></html>
-"""
+COMPARE_PAGE = PAGE.replace("live/explorer.js", "live/compare.js")
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +190,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec.loader.exec_module(extension)
     extension.write_files(folder / "live")
     shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    page = PAGE.format(
+    page = COMPARE_PAGE.format(
         first=SideBySide(particles=40).page_html(),
         second=SideBySide("steps", particles=20, name="second").page_html(),
     )

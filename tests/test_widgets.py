@@ -7,7 +7,6 @@ import functools
 import gzip
 import importlib.util
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.base import AXE_FILE_PATH
+from browser import launch, report_no_browser
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
-from test_book import CHROMIUM_FLAGS, CHROMIUM_NAMES, NO_BROWSER, PHONE_WIDTH, ROOT, QuietHandler
+from test_book import PHONE_WIDTH, ROOT, QuietHandler
 from traitlets import TraitError
 
 import dpmpp_core as dp
@@ -150,12 +150,7 @@ def in_browser(test: Test) -> Test:
 
 def start_browser() -> tuple[Playwright, Browser | None]:
     playwright = sync_playwright().start()
-    paths = [shutil.which(name) for name in (os.environ.get("CHROMIUM", ""), *CHROMIUM_NAMES)]
-    paths.append(playwright.chromium.executable_path)
-    path = next((path for path in paths if path and Path(path).is_file()), None)
-    if path is None:
-        return playwright, None
-    return playwright, playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+    return playwright, launch(playwright)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +161,7 @@ def chromium() -> Iterator[Browser]:
         THREAD.submit(browser.close).result()
     THREAD.submit(playwright.stop).result()
     if browser is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(NO_BROWSER, pytrace=False)
-        pytest.skip(NO_BROWSER)
+        report_no_browser()
 
 
 PAGE = """<!doctype html>

@@ -5,7 +5,7 @@
 
 import { SCHEDULES, makeMesh, makeNoise, mixture, run, spread, start, stepTable } from "./engine.js";
 import {
-  button, choice, copy, count, element, frames, makeLink, onTheme, readColours, readLink, slider,
+  button, choice, count, element, frames, onTheme, readColours, sharing, slider,
 } from "./controls.js";
 import { createPlane } from "./plane.js";
 
@@ -107,6 +107,9 @@ function createFigure(model, el) {
   const code = element("textarea", {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
+  });
+  const { copyLink, forgetLink, followLink, offer } = sharing({
+    name, note, code, say, settings, limits, set, initial,
   });
   const knobs = side => element("fieldset", { className: "compare-side" },
     element("legend", {}, `Side ${side.toUpperCase()}`),
@@ -396,7 +399,9 @@ function createFigure(model, el) {
     return `${value} %: ${SIDES.map(at).join(", ")}`;
   }
 
-  const say = text => { said.textContent = text; };
+  function say(text) {
+    said.textContent = text;
+  }
   const put = (output, text) => { if (output.value !== text) output.value = text; };
 
   let rest = 0;
@@ -426,40 +431,6 @@ function createFigure(model, el) {
   }
 
   // --- taking it away ---
-
-  function copyLink() {
-    const link = makeLink(name, settings());
-    history.replaceState(history.state, "", link);
-    offer(link, "Link copied. It is in the address bar too.");
-  }
-
-  function forgetLink() {
-    note.hidden = true;
-    if (location.hash.startsWith(`#live-${name}?`)) {
-      history.replaceState(history.state, "", `#live-${name}`);
-    }
-  }
-
-  function followLink() {
-    const { found, wrong } = readLink(name, limits());
-    if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
-    note.hidden = !wrong.length;
-    note.textContent = wrong.length
-      ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
-      : "";
-  }
-
-  async function offer(text, done) {
-    const copied = await copy(text);
-    code.value = text;
-    code.hidden = false;
-    code.rows = Math.min(30, text.split("\n").length);
-    say(copied ? done : "The browser did not allow copying. The text stands below, selected.");
-    if (!copied) {
-      code.focus();
-      code.select();
-    }
-  }
 
   function asPython() {
     const s = settings();

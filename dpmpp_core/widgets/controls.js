@@ -154,7 +154,7 @@ export function onTheme(changed) {
 
 // The settings that the page's address carries for the figure of that name, and a sentence for each
 // that it carries wrongly. `limits`: name -> { names } or { low, high, whole }.
-export function readLink(name, limits) {
+function readLink(name, limits) {
   const [target, query = ""] = location.hash.slice(1).split("?");
   const found = {}, wrong = [];
   if (target !== `live-${name}`) return { found, wrong };
@@ -177,18 +177,62 @@ export function readLink(name, limits) {
   return { found, wrong };
 }
 
-export function makeLink(name, settings) {
+function makeLink(name, settings) {
   const address = new URL(location.href);
   address.hash = `live-${name}?${new URLSearchParams(settings)}`;
   return address.href;
 }
 
 // Copies text, and says whether it could: a page may be refused the clipboard.
-export async function copy(text) {
+async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
     return false;
   }
+}
+
+// --- taking it away ------------------------------------------------------------------------------
+
+// What every figure does with its settings: a link that carries them, and text to copy. `note` and
+// `code` are the figure's elements for a link that could not be followed and for the text; `judge`
+// may take found settings back that do not go together, and say why in `wrong`.
+export function sharing({ name, note, code, say, settings, limits, set, initial, judge = () => {} }) {
+  function copyLink() {
+    const link = makeLink(name, settings());
+    history.replaceState(history.state, "", link);
+    offer(link, "Link copied. It is in the address bar too.");
+  }
+
+  function forgetLink() {
+    note.hidden = true;
+    if (location.hash.startsWith(`#live-${name}?`)) {
+      history.replaceState(history.state, "", `#live-${name}`);
+    }
+  }
+
+  function followLink() {
+    const { found, wrong } = readLink(name, limits());
+    judge(found, wrong);
+    if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
+    note.hidden = !wrong.length;
+    note.textContent = wrong.length
+      ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
+      : "";
+  }
+
+  async function offer(text, done) {
+    const copied = await copy(text);
+    code.value = text;
+    code.hidden = false;
+    code.rows = Math.min(30, text.split("\n").length);
+    say(copied ? done : "The browser did not allow copying. The text stands below, selected.");
+    if (!copied) {
+      code.focus();
+      code.select();
+    }
+  }
+
+  return { copyLink, forgetLink, followLink, offer };
 }

@@ -8,7 +8,7 @@ import {
 } from "./engine.js";
 import { batchNormals } from "./philox.js";
 import {
-  button, calm, choice, copy, count, element, frames, makeLink, onTheme, readColours, readLink, slider,
+  button, calm, choice, count, element, frames, onTheme, readColours, sharing, slider,
 } from "./controls.js";
 import { arrow, createPlane } from "./plane.js";
 
@@ -97,6 +97,15 @@ function createFigure(model, el) {
   const code = element("textarea", {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
+  });
+  const { copyLink, forgetLink, followLink, offer } = sharing({
+    name, note, code, say, settings, limits, set, initial,
+    judge(found, wrong) {
+      if (found.sigma_min >= found.sigma_max) {
+        wrong.push(`sigma_min = ${found.sigma_min} is not below sigma_max`);
+        delete found.sigma_min;
+      }
+    },
   });
 
   const legend = element("table", { className: "live-terms" },
@@ -562,44 +571,6 @@ function createFigure(model, el) {
 
   function settings() {
     return Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-  }
-
-  function copyLink() {
-    const link = makeLink(name, settings());
-    history.replaceState(history.state, "", link);
-    offer(link, "Link copied. It is in the address bar too.");
-  }
-
-  function forgetLink() {
-    note.hidden = true;
-    if (location.hash.startsWith(`#live-${name}?`)) {
-      history.replaceState(history.state, "", `#live-${name}`);
-    }
-  }
-
-  function followLink() {
-    const { found, wrong } = readLink(name, limits());
-    if (found.sigma_min >= found.sigma_max) {
-      wrong.push(`sigma_min = ${found.sigma_min} is not below sigma_max`);
-      delete found.sigma_min;
-    }
-    if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
-    note.hidden = !wrong.length;
-    note.textContent = wrong.length
-      ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
-      : "";
-  }
-
-  async function offer(text, done) {
-    const copied = await copy(text);
-    code.value = text;
-    code.hidden = false;
-    code.rows = Math.min(30, text.split("\n").length);
-    say(copied ? done : "The browser did not allow copying. The text stands below, selected.");
-    if (!copied) {
-      code.focus();
-      code.select();
-    }
   }
 
   function asPython() {

@@ -7,7 +7,7 @@ import { SCHEDULES, makeMesh, mixture, run, start, stepTable } from "./engine.js
 import { bridgeNoise, bridgeWeights, createNormals } from "./bridge.js";
 import { batchNormals } from "./philox.js";
 import {
-  button, choice, copy, count, element, frames, makeLink, onTheme, readColours, readLink, slider,
+  button, choice, count, element, frames, onTheme, readColours, sharing, slider,
 } from "./controls.js";
 
 const COLOURS = ["paper", "ink", "muted", "target"];
@@ -229,6 +229,9 @@ function createFigure(model, el) {
   const code = element("textarea", {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
+  });
+  const { copyLink, forgetLink, followLink, offer } = sharing({
+    name, note, code, say, settings, limits, set, initial,
   });
 
   const buttons = element("div", { className: "live-buttons" },
@@ -511,40 +514,6 @@ function createFigure(model, el) {
 
   function settings() {
     return Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-  }
-
-  function copyLink() {
-    const link = makeLink(name, settings());
-    history.replaceState(history.state, "", link);
-    offer(link, "Link copied. It is in the address bar too.");
-  }
-
-  function forgetLink() {
-    note.hidden = true;
-    if (location.hash.startsWith(`#live-${name}?`)) {
-      history.replaceState(history.state, "", `#live-${name}`);
-    }
-  }
-
-  function followLink() {
-    const { found, wrong } = readLink(name, limits());
-    if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
-    note.hidden = !wrong.length;
-    note.textContent = wrong.length
-      ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
-      : "";
-  }
-
-  async function offer(text, done) {
-    const copied = await copy(text);
-    code.value = text;
-    code.hidden = false;
-    code.rows = Math.min(30, text.split("\n").length);
-    say(copied ? done : "The browser did not allow copying. The text stands below, selected.");
-    if (!copied) {
-      code.focus();
-      code.select();
-    }
   }
 
   function asPython() {
