@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 from .checks import not_negative
 from .mesh import Mesh
+from .schedule import Scalar, _apply
 
 __all__ = ["Coefficients", "SolverType", "StepTable", "history_weight", "step_table"]
 
@@ -90,21 +94,58 @@ def step_table(
         if math.isinf(h):
             rows.append(Coefficients(0.0, 1.0, 0.0, 0.0))
             continue
-        z = (1.0 + eta) * h
-        alpha_next, sigma_next = mesh.alpha[k + 1], mesh.sigma[k + 1]
         growth = h / mesh.h[k - 1] if k else 0.0
-        rows.append(
-            Coefficients(
-                A=sigma_next / mesh.sigma[k] * math.exp(-eta * h),
-                B=alpha_next * -math.expm1(-z),
-                C=alpha_next * history_weight(z, solver_type) * growth,
-                D=s_noise * sigma_next * math.sqrt(-math.expm1(-2.0 * eta * h)),
-            )
-        )
+        levels = mesh.sigma[k], mesh.sigma[k + 1], mesh.alpha[k + 1]
+        rows.append(Coefficients(*step_row(*levels, h, growth, eta, s_noise, solver_type)))
     return StepTable(*(tuple(column) for column in zip(*rows, strict=True)))
 
 
-def history_weight(z: float, solver_type: SolverType) -> float:
+def step_row(
+    sigma: Scalar,
+    sigma_next: Scalar,
+    alpha_next: Scalar,
+    h: Scalar,
+    growth: Scalar,
+    eta: Scalar,
+    s_noise: Scalar,
+    solver_type: SolverType,
+) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    r"""A, B, C and D of a step as :func:`step_table` defines them; for one setting or for arrays.
+
+    The numbers are all floats, or all float64 tensors of shapes that broadcast. They are not
+    checked. h is finite and above 0; ``growth`` is :math:`h_k / h_{k-1}`, and 0 at the first step.
+    """
+    z = (1.0 + eta) * h
+    return (
+        sigma_next / sigma * _decayed(eta, h),
+        alpha_next * -_apply("expm1", -z),
+        alpha_next * history_weight(z, solver_type) * growth,
+        s_noise * sigma_next * _apply("sqrt", -_apply("expm1", -2.0 * eta * h)),
+    )
+
+
+def _decayed(a: Scalar, b: float) -> Scalar:
+    """exp(-a b), with what rounding takes from the product put back.
+
+    exp multiplies the rounding of its argument by the argument: at a b = 20 the last four bits.
+    """
+    # The splitting multiplies by 2^27; from far below this on, exp is 0 for every h there is.
+    a = a.clamp(max=1e150) if isinstance(a, Tensor) else min(a, 1e150)
+    product = a * b
+    a_high, b_high = _high(a), _high(b)
+    a_low, b_low = a - a_high, b - b_high
+    # Dekker's product: what is left of a b, exactly.
+    rest = a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+    return _apply("exp", -product) * (1.0 - rest)
+
+
+def _high(value: Scalar) -> Scalar:
+    """The upper 26 bits (Veltkamp's splitting)."""
+    scaled = 134217729.0 * value
+    return scaled - (scaled - value)
+
+
+def history_weight(z: Scalar, solver_type: SolverType) -> Scalar:
     r"""The weight of the history term: the one place where midpoint and heun differ.
 
     The estimate is extrapolated linearly in lambda. ``"heun"`` integrates that line exactly,
@@ -118,22 +159,32 @@ def history_weight(z: float, solver_type: SolverType) -> float:
     Both are :math:`z/2 + O(z^2)`.
 
     Args:
-        z: :math:`(1 + \eta) h`, at least 0; may be infinite.
+        z: :math:`(1 + \eta) h`, at least 0; may be infinite. A float, or a float64 tensor of any
+            shape: the weight is the same.
         solver_type: ``"midpoint"`` or ``"heun"``.
 
     Raises:
         ValueError: for values outside these ranges.
     """
     _check_solver_type(solver_type)
-    if not z >= 0.0:
+    if not (z.ge(0.0).all() if isinstance(z, Tensor) else z >= 0.0):
         raise ValueError(f"z must be at least 0, got {z!r}")
     if solver_type == "midpoint":
-        return -0.5 * math.expm1(-z)
-    if z > 1.0:
-        return 1.0 + math.expm1(-z) / z
+        return -0.5 * _apply("expm1", -z)
+    if isinstance(z, Tensor):
+        large, small = z.clamp(min=1.0), z.clamp(max=1.0)
+        return torch.where(z > 1.0, _heun_closed(large), _heun_series(small))
+    return _heun_closed(z) if z > 1.0 else _heun_series(z)
+
+
+def _heun_closed(z: Scalar) -> Scalar:
+    return 1.0 + _apply("expm1", -z) / z
+
+
+def _heun_series(z: Scalar) -> Scalar:
     # Below 1 the closed form cancels. Its Taylor series, z/2 (1 - z/3 (1 - z/4 (...))), does not;
     # the 18th factor is below 1e-16.
-    series = 1.0
+    series = 0.0 * z + 1.0
     for n in range(18, 2, -1):
         series = 1.0 - z / n * series
     return 0.5 * z * series

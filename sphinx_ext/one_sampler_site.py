@@ -18,6 +18,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.typing import ExtensionMetadata
 
+from dpmpp_core.symbolic import TERM_COLOURS
+
 # The parts of MathJax 3 that a page can ask for. The rest of the wheel (20 MB) is other
 # entry points, other output formats and the speech rules of other languages.
 MATHJAX_PARTS = (
@@ -28,9 +30,6 @@ MATHJAX_PARTS = (
     "sre/mathmaps/base.json",
     "sre/mathmaps/en.json",
 )
-
-# Shades as legible on a white page as on a dark one: a notebook has no style sheet of ours.
-TERM_COLOURS = {"drift": "#1F7FBD", "history": "#A87000", "noise": "#008A65"}
 
 
 def set_site_address(app: Sphinx, config: Config) -> None:
@@ -104,6 +103,16 @@ def without_macros(text: str) -> str:
     return text
 
 
+def with_macros(app: Sphinx, doctree: nodes.document) -> None:
+    """Let the page's style sheet colour what sympy printed: it knows the reader's theme."""
+    for kind in (nodes.math, nodes.math_block):
+        for formula in doctree.findall(kind):
+            text = formula.astext()
+            for term, colour in TERM_COLOURS.items():
+                text = text.replace(f"\\textcolor{{{colour}}}{{", f"\\{term}{{")
+            formula.children = [nodes.Text(text)]
+
+
 def without_icon_script(head: str) -> str:
     """Take out Font Awesome's script (1.5 MB): the style sheet draws the same icons."""
     return re.sub(r"<script[^>]*fontawesome\.js[^>]*></script>", "", head)
@@ -133,5 +142,6 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("html-page-context", mend_page, priority=450)
     # After opengraph wrote its tags (500).
     app.connect("html-page-context", drop_relative_address, priority=550)
+    app.connect("doctree-read", with_macros)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
