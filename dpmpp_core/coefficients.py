@@ -124,7 +124,7 @@ def step_row(
     )
 
 
-def _decayed(a: Scalar, b: float) -> Scalar:
+def _decayed(a: Scalar, b: Scalar) -> Scalar:
     """exp(-a b), with what rounding takes from the product put back.
 
     exp multiplies the rounding of its argument by the argument: at a b = 20 the last four bits.

@@ -14,7 +14,17 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpmpp_core import VE, VP, Coefficients, Flow, Mesh, StepTable, history_weight, step_table
+from dpmpp_core import (
+    VE,
+    VP,
+    Coefficients,
+    Flow,
+    Mesh,
+    StepTable,
+    history_weight,
+    step_table,
+    symbolic,
+)
 
 MP = mpmath.MPContext()
 MP.dps = 60
@@ -159,6 +169,54 @@ def test_eta_0_agrees_with_the_ode_solver_of_diffusers(solver_type):
         assert d == 0.0
         # Terms of size 1 to 5, each to the digits that diffusers' exp(-h) - 1 leaves.
         assert a * 1.7 - b * 0.4 + c * (-0.4 - 2.3) == pytest.approx(oracle.item(), abs=1e-12)
+
+
+def end_of_third_order_run(steps, bend=None):
+    """How far a run of the third-order multistep ends from the ODE's solution, N(0, 1/4) data.
+
+    Even steps of lambda from -2 to 2 and exact states at the first three levels. By diffusers, or
+    with a weight of the second divided difference, as a function of z, in a loop here.
+    """
+    lam = torch.linspace(-2.0, 2.0, steps + 1, dtype=torch.float64)
+    sigmas = torch.exp(-lam)
+    alpha = 1.0 / torch.sqrt(1.0 + sigmas**2)
+    exact = alpha * torch.sqrt(0.25 + sigmas**2)  # VP, of which the solution is a multiple
+    gain = 0.25 / (0.25 + sigmas**2) / alpha
+    scheduler = DPMSolverMultistepScheduler(
+        solver_order=3,
+        prediction_type="sample",
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",  # with "zero" the last step is of first order
+    )
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas, scheduler.timesteps = sigmas, torch.arange(steps)
+    h, x, estimates = 4.0 / steps, exact[:1], []
+    for k in range(steps):
+        estimates.append(gain[k] * x)
+        if bend is None:
+            scheduler._step_index = k
+            x = scheduler.step(estimates[-1], k, x).prev_sample
+        elif k >= 2:
+            newest, before, long_before = estimates[:-4:-1]
+            second = (newest - 2.0 * before + long_before) / 2.0
+            slope = newest - before + second
+            way = -math.expm1(-h)
+            aim = way * newest + (1.0 - way / h) * slope + bend(h) * second
+            x = sigmas[k + 1] * alpha[k + 1] / (sigmas[k] * alpha[k]) * x + alpha[k + 1] * aim
+        if k < 2:
+            x = exact[k + 1 : k + 2]
+    return abs(float(x) - float(exact[-1]))
+
+
+def test_the_third_order_solver_of_diffusers_converges_with_order_2():
+    """Its weight of the second divided difference is half the integral of t^2; the whole has 3."""
+    full = sympy.lambdify(symbolic.z, symbolic.weighed(symbolic.t**2))
+    for bend, order in [(None, 2.0), (lambda z: full(z) / 2.0, 2.0), (full, 3.0)]:
+        coarse, fine = (end_of_third_order_run(steps, bend) for steps in (80, 160))
+        assert abs(math.log2(coarse / fine) - order) < 0.25
+    # With more steps its float32 shows.
+    halved = end_of_third_order_run(20, lambda z: full(z) / 2.0)
+    assert end_of_third_order_run(20) == pytest.approx(halved, rel=0.02)
 
 
 def test_one_step_by_hand():

@@ -371,9 +371,11 @@ def exact_step() -> Terms:
             + (1 + \eta)\, \alpha_{k+1} \int_0^h e^{-(1 + \eta)(h - u)}\, \hat x_0(\lambda + u)\, du
             + s_\text{noise}\, \sigma_{k+1} \sqrt{2 \eta} \int_0^h e^{-\eta (h - u)}\, dW_u
     """
-    integral = Integral(estimate_kernel() * estimate_of(lam + u), (u, 0, h))
+    factor, kernel = estimate_kernel().as_independent(u)
+    integral = factor * Integral(kernel * estimate_of(lam + u), (u, 0, h))
     drift = sympy.Add(sympy.Mul(decay(), x_k, evaluate=False), integral, evaluate=False)
-    return Terms(x_next, drift, sympy.S.Zero, Ito(noise_kernel()))
+    factor, kernel = noise_kernel().as_independent(u)
+    return Terms(x_next, drift, sympy.S.Zero, factor * Ito(kernel))
 
 
 @lru_cache
