@@ -27,7 +27,7 @@ help:
 	@echo "make lab     open the chapters as notebooks in JupyterLab"
 	@echo "make test    run the tests, the browser tests too where there is a Chromium"
 	@echo "make lint    ruff, ruff format --check, mypy"
-	@echo "make bench   time the built landing page's live figure in Chromium"
+	@echo "make bench   weigh and time the live figures in Chromium"
 	@echo "make clean   remove everything that was built; .venv stays"
 	@echo "PYTHON=...   names the Python to use: 3.11, 3.12 or 3.13"
 
@@ -82,7 +82,7 @@ lint: $(VENV)/.dev-ready
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(VENV)/.dev-ready _build/.built
+bench: $(VENV)/.dev-ready
 	$(BIN)/python benchmarks/page.py
 
 .PHONY: clean

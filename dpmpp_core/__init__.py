@@ -3,12 +3,15 @@
 The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise schedules),
 :mod:`~dpmpp_core.mesh`, :mod:`~dpmpp_core.coefficients` (A, B, C, D), :mod:`~dpmpp_core.noise`,
 :mod:`~dpmpp_core.sampler`, :mod:`~dpmpp_core.targets` (data whose denoiser is exact) and
-:mod:`~dpmpp_core.figures`, which needs matplotlib and is imported only on request.
+:mod:`~dpmpp_core.moments` (exact variances without sampling). Imported only on request are
+:mod:`~dpmpp_core.symbolic`, the derivation, which needs sympy, and :mod:`~dpmpp_core.figures`,
+which needs matplotlib.
 """
 
 from . import schedule
 from .coefficients import Coefficients, StepTable, history_weight, step_table
 from .mesh import Mesh
+from .moments import gaussian_moments
 from .noise import BrownianTree, IndependentNoise, NoiseSampler, PhiloxBridge
 from .sampler import (
     Step,
@@ -42,6 +45,7 @@ __all__ = [
     "StepTable",
     "Transition",
     "gaussian",
+    "gaussian_moments",
     "history_weight",
     "point_cloud",
     "sample",

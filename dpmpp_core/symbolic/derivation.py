@@ -188,11 +188,19 @@ class SDE:
     diffusion: Expr
 
     def _repr_latex_(self) -> str:
-        moved = sympy.latex(self.variable)
+        moved, drift = sympy.latex(self.variable), sympy.latex(_primed(self.drift))
         noise = rf"+ {sympy.latex(self.diffusion)}\, dW" if self.diffusion != 0 else ""
-        return (
-            rf"$\displaystyle d{moved} = \left({sympy.latex(self.drift)}\right) d\lambda {noise}$"
-        )
+        return rf"$\displaystyle d{moved} = \left({drift}\right) d\lambda {noise}$"
+
+
+def _primed(expression: Expr) -> Expr:
+    """For print: the derivative of a function of one argument as the function with a prime."""
+    return expression.replace(
+        lambda part: isinstance(part, sympy.Derivative) and len(part.expr.args) == 1,
+        lambda part: Function(part.expr.func.__name__ + "'" * part.derivative_count)(
+            *part.expr.args
+        ),
+    )
 
 
 @dataclass(frozen=True)
