@@ -127,6 +127,8 @@ estimate_of = Function(r"\hat{x}_0", real=True)
 TERM_COLOURS = {"drift": "#1F7FBD", "history": "#A87000", "noise": "#008A65"}
 """Shades as legible on a white page as on a dark one; the book's pages put their own in place."""
 
+_LINE = 200  # characters of LaTeX above which each term has a line of its own, to fit the page
+
 
 # --- what the lines are made of ----------------------------------------------------------------
 
@@ -170,7 +172,11 @@ class Terms:
             for name, term in named.items()
             if term != 0
         ]
-        return rf"$\displaystyle {sympy.latex(self.left)} = {' + '.join(parts)}$"
+        left = sympy.latex(self.left)
+        if sum(map(len, parts)) < _LINE:
+            return rf"$\displaystyle {left} = {' + '.join(parts)}$"
+        lines = r" \\ & + ".join(parts)
+        return rf"$\displaystyle \begin{{aligned}} {left} = {{}} & {lines} \end{{aligned}}$"
 
 
 @dataclass(frozen=True)
