@@ -876,3 +876,75 @@ def test_the_exact_targets_take_an_empty_batch() -> None:
     for shape in ((0, 2), (0, 1, 2)):
         out = sample(MIXTURE.model(), torch.zeros(shape), KARRAS, eta=0.0, disable=True)
         assert out.shape == shape
+
+
+# --- what a run depends on, and how it converges ---
+
+
+@pytest.mark.parametrize("solver_type", SOLVERS)
+def test_a_run_remembers_the_state_and_the_last_estimate_and_nothing_else(solver_type: Any) -> None:
+    """Each step is taken anew from copies of these two, of its noise and of its row."""
+    x = state(4, 2)
+    noise = normals(10, x)
+    settings = {"solver_type": solver_type, "noise_sampler": injected(KARRAS, noise)}
+    run = list(trajectory(MIXTURE.model(), x, KARRAS, **settings))
+    table = step_table(Mesh.from_sigmas(KARRAS), solver_type=solver_type)
+    previous = None
+    for t, row, xi in zip(run, table, noise, strict=True):
+        estimate = MIXTURE.denoise(x, t.sigma)
+        x, previous = step(row, x.clone(), estimate, previous, xi).x_next, estimate.clone()
+        assert torch.equal(x, t.x_next)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_run_calls_the_model_once_in_every_step(eta: float) -> None:
+    levels: list[float] = []
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        assert torch.equal(sigma, sigma[:1].expand(len(x)))
+        levels.append(float(sigma[0]))
+        return unit_gaussian(x, sigma)
+
+    sample(model, state(3, 2), KARRAS, eta=eta, disable=True)
+    assert levels == KARRAS[:-1].tolist()
+
+
+def run_on_shared_path(steps: int, eta: float, fine: int, solver_type: Any) -> Tensor:
+    """Responses of the result, at level 0.05, to the start and to ``fine`` short Brownian steps.
+
+    The data is N(0, 1). In the time exp(2 eta lambda) a step's noise is the sum of the noises of
+    its parts, so runs with fewer steps are driven by the same path.
+    """
+    lam = torch.linspace(-math.log(20.0), -math.log(0.05), fine + 1, dtype=torch.float64)
+    ticks = (torch.exp(2.0 * eta * lam) if eta else lam).diff().reshape(steps, -1)
+    parts = torch.zeros(steps, steps, fine // steps, dtype=torch.float64)
+    parts[range(steps), range(steps)] = (ticks / ticks.sum(1, keepdim=True)).sqrt()
+    draws = iter(torch.nn.functional.pad(parts.flatten(1), (1, 0))[:, :, None])
+    start = torch.zeros(fine + 1, 1, dtype=torch.float64)
+    start[0] = math.sqrt(1.0 + 20.0**2)
+    out = sample(
+        unit_gaussian,
+        start,
+        torch.exp(-lam[:: fine // steps]),
+        eta=eta,
+        solver_type=solver_type,
+        noise_sampler=lambda s, t: next(draws),
+        disable=True,
+    )
+    return out[:, 0]
+
+
+@pytest.mark.parametrize("solver_type", SOLVERS)
+@pytest.mark.parametrize(("eta", "strong"), [(0.0, 2.0), (0.5, 1.0), (1.0, 1.0)])
+def test_the_law_converges_with_order_two_and_a_path_with_noise_with_order_one(
+    eta: float, strong: float, solver_type: Any
+) -> None:
+    path = run_on_shared_path(1024, eta, 1024, solver_type)
+    errors = []
+    for steps in (32, 64):
+        response = run_on_shared_path(steps, eta, 1024, solver_type)
+        in_law = float(response.square().sum()) - (1.0 + 0.05**2)
+        errors.append((abs(in_law), float((response - path).norm())))
+    orders = [math.log2(coarse / fine) for coarse, fine in zip(*errors, strict=True)]
+    assert orders[0] == pytest.approx(2.0, abs=0.1)
+    assert orders[1] == pytest.approx(strong, abs=0.1)
