@@ -16,7 +16,7 @@ endif
 # so a change in any of these builds and executes the whole book again.
 BOOK_SOURCES := $(shell find assets chapters dpmpp_core sphinx_ext -type f \
 	! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' ! -name '.*') \
-	intro.md _config.yml _toc.yml references.bib CHANGELOG.md
+	intro.md _config.yml _toc.yml references.bib CHANGELOG.md $(wildcard tests/*.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

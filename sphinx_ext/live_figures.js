@@ -1,14 +1,13 @@
 // Shows the live figures of a page that has no kernel behind it.
 //
 // A figure's module is the one that anywidget loads in Jupyter. It asks for a model, which there is
-// the kernel's, and here is a plain object. The module's source arrives as text, in a classic
-// script: a page opened from the disk may not fetch, and may not import a file.
+// the kernel's, and here is a plain object. Each module registered itself as a function, in a
+// classic script: a page opened from the disk may not fetch, and may not import a file.
 
 (() => {
   class Model {
     constructor(state) {
       this.state = state;
-      this.changed = new Set();
       this.listeners = [];
     }
     get(name) {
@@ -33,23 +32,32 @@
     save_changes() {} // there is nobody to save them for
   }
 
-  const modules = new Map();
-  const load = name => {
-    if (!modules.has(name)) {
-      const source = new Blob([globalThis.liveFigureSources[name]], { type: "text/javascript" });
-      modules.set(name, import(URL.createObjectURL(source)));
-    }
-    return modules.get(name);
-  };
+  // The exports of a module, made when they are first asked for.
+  const modules = globalThis.liveModules, made = {};
+  const use = name => (made[name] ??= modules[name].make(...modules[name].needs.map(use)));
+
+  // The text of a script that makes a module and what it needs: a worker's program.
+  function textOf(name) {
+    const wanted = new Set();
+    const add = module => {
+      modules[module].needs.forEach(add);
+      wanted.add(module);
+    };
+    add(name);
+    const lines = Array.from(wanted, module => {
+      const { needs, make } = modules[module];
+      return `made.${module} = (${make})(${needs.map(need => `made.${need}`)});`;
+    });
+    return ["const made = {};", ...lines].join("\n");
+  }
 
   async function mount(figure) {
     seen.unobserve(figure);
     if (figure.dataset.mounted) return;
     figure.dataset.mounted = "true";
     const state = JSON.parse(figure.querySelector("script").textContent);
-    const { default: module } = await load(figure.dataset.module);
     const el = figure.appendChild(document.createElement("div"));
-    await module.render({ model: new Model(state), el });
+    await use(figure.dataset.module).default.render({ model: new Model(state), el, textOf });
     figure.classList.add("live"); // only now: if anything above fails, the picture stays
   }
 

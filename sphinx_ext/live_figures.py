@@ -1,13 +1,14 @@
 """Puts the live figures' scripts beside the pages: see dpmpp_core/widgets/live.py.
 
-A page loads only the modules of the figures that it shows, and a page without any loads nothing.
+A page loads only the modules that its figures need, each of them once, and a page without any
+figure loads nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.typing import ExtensionMetadata
 
 from dpmpp_core.widgets import LiveFigure
+from dpmpp_core.widgets.modules import scripts
 
 FOLDER = "live"
 FIGURE = re.compile(r'<div class="live-figure" id="([\w-]+)" data-module="(\w+)">')
@@ -30,17 +32,21 @@ def figure_classes() -> dict[str, type[LiveFigure]]:
 
 
 def write_files(folder: Path) -> None:
-    """Write each module's source as a script that registers it, and what shows the figures."""
+    """Write each module as a script that registers it, and what shows the figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    for module, cls in figure_classes().items():
-        # As text, and not minified: a reader who opens it finds the package's own file.
-        source = json.dumps(str(cls._esm), ensure_ascii=False)
-        (folder / f"{module}.js").write_text(
-            f"(globalThis.liveFigureSources ??= {{}}).{module} = {source};\n", encoding="utf-8"
-        )
+    for module in figure_classes():
+        # Not minified: a reader who opens it finds the package's own file.
+        for name, script in scripts(f"{module}.js").items():
+            (folder / name).write_text(script, encoding="utf-8")
     shim = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     (folder / "live_figures.js").write_text(shim, encoding="utf-8")
     (folder / "widgets.css").write_text(LiveFigure._css, encoding="utf-8")
+
+
+def page_scripts(modules: Iterable[str]) -> list[str]:
+    """The scripts of a page with these figures, in the order in which it may load them."""
+    needed = dict.fromkeys(name for module in modules for name in scripts(f"{module}.js"))
+    return [*needed, "live_figures.js"]
 
 
 def write_scripts(app: Sphinx) -> None:
@@ -63,9 +69,8 @@ def load_scripts(
     for name, count in Counter(name for name, _ in found).items():
         if count > 1:
             log.warning("%s: %d live figures are called %r", pagename, count, name)
-    for module in sorted({module for _, module in found}):
-        app.add_js_file(f"{FOLDER}/{module}.js", loading_method="defer")
-    app.add_js_file(f"{FOLDER}/live_figures.js", priority=600, loading_method="defer")
+    for script in page_scripts(sorted({module for _, module in found})):
+        app.add_js_file(f"{FOLDER}/{script}", loading_method="defer")
     app.add_css_file(f"{FOLDER}/widgets.css", priority=400)
 
 

@@ -1,17 +1,23 @@
-"""Runs the page's JavaScript modules in a headless Chromium, without a server or a network."""
+"""A headless Chromium for the tests: the page's JavaScript alone, or a page of live figures."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-WIDGETS = Path(__file__).resolve().parents[1] / "dpmpp_core" / "widgets"
+from dpmpp_core.widgets import LiveFigure
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDGETS = ROOT / "dpmpp_core" / "widgets"
 NO_BROWSER = "no Chromium found: the browser tests did not run"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -81,3 +87,71 @@ def _run(argument: list[Any]) -> dict[str, Any] | None:
             return {"value": chromium.new_page().evaluate(LOAD, argument)}
         finally:
             chromium.close()
+
+
+# --- pages of live figures; their fixtures are in conftest.py
+
+# Playwright's objects belong to the thread that made them, and those of test_book.py live in the
+# main one. So whatever touches the browser in a test of a figure runs in this thread.
+THREAD = ThreadPoolExecutor(1)
+
+Test = Callable[..., None]
+Open = Callable[..., Page]
+
+
+def in_browser(test: Test) -> Test:
+    """Marks a test, and runs it in the browser's thread."""
+
+    @pytest.mark.browser
+    @functools.wraps(test)
+    def submit(*values: Any, **fixtures: Any) -> None:
+        THREAD.submit(test, *values, **fixtures).result()
+
+    return submit
+
+
+PAGE = """<!doctype html>
+<html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Figures</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<link rel="stylesheet" href="live/widgets.css"><link rel="stylesheet" href="book.css">
+<style>
+  html {{ --pst-color-background: #ffffff; --pst-color-text-base: #222832;
+         --pst-color-text-muted: #48566b; --pst-color-surface: #f3f4f5;
+         --pst-color-border: #c9ccd1; }}
+  html[data-theme="dark"] {{ --pst-color-background: #14181e; --pst-color-text-base: #ced6dd;
+         --pst-color-text-muted: #9ca4af; --pst-color-surface: #29313d;
+         --pst-color-border: #48566b; --pst-color-link: #7fb5ff; }}
+  body {{ background: var(--pst-color-background); color: var(--pst-color-text-base);
+         font-family: sans-serif; margin: 1rem auto; max-width: 700px; padding: 0 0.9rem; }}
+</style>
+{scripts}</head>
+<body><main><h1>Figures</h1>{first}<div style="height: 4000px"></div>{second}</main></body></html>
+"""
+
+
+def write_page(folder: Path, first: LiveFigure, second: LiveFigure) -> Path:
+    """Two figures far apart on a page as the Sphinx extension makes it; returns the folder."""
+    path = ROOT / "sphinx_ext" / "live_figures.py"
+    spec = importlib.util.spec_from_file_location("live_figures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    extension.write_files(folder / "live")
+    shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
+    scripts = extension.page_scripts([first.module, second.module])
+    page = PAGE.format(
+        scripts="\n".join(f'<script defer src="live/{name}"></script>' for name in scripts),
+        first=first.page_html(),
+        second=second.page_html(),
+    )
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    return folder
+
+
+def settle(page: Page) -> None:
+    """Wait until every figure in sight has drawn what its settings ask for."""
+    page.evaluate(
+        "() => Promise.all([...document.querySelectorAll('.live-root')]"
+        ".map(root => root.figure.settled()))"
+    )

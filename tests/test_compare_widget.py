@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import base64
-import functools
-import importlib.util
 import json
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.sync_api import Browser, Page
-from test_book import PHONE_WIDTH, ROOT, QuietHandler
-from test_widgets import PAGE, THREAD, in_browser
-from test_widgets import chromium as chromium  # a fixture
+from browser import Open, in_browser, settle
+from playwright.sync_api import Page
+from test_book import PHONE_WIDTH
 from traitlets import TraitError
 
 import dpmpp_core as dp
@@ -175,78 +168,12 @@ def test_no_setting_that_a_control_allows_is_refused_by_the_path() -> None:
 
 # --- a page, and a browser
 
-COMPARE_PAGE = PAGE.replace("live/explorer.js", "live/compare.js")
 
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two figures far apart on a page as the Sphinx extension makes it."""
-    folder = tmp_path_factory.mktemp("site")
-    path = ROOT / "sphinx_ext" / "live_figures.py"
-    spec = importlib.util.spec_from_file_location("live_figures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
-    extension.write_files(folder / "live")
-    shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    page = COMPARE_PAGE.format(
-        first=SideBySide(particles=40).page_html(),
-        second=SideBySide("steps", particles=20, name="second").page_html(),
-    )
-    (folder / "page.html").write_text(page, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/page.html"
-        server.shutdown()
+def figures_on_the_page() -> tuple[LiveFigure, LiveFigure]:
+    return SideBySide(particles=40), SideBySide("steps", particles=20, name="second")
 
 
 FIGURE = "document.querySelector('#live-compare > div')?.figure"
-
-
-def settle(page: Page) -> None:
-    page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => "
-        "setTimeout(done, 20))))"
-    )
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def visit(chromium: Browser, address: str) -> Iterator[Open]:
-    """Opens the page; at the end nothing may have failed, nor gone to another host."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(fragment: str = "", url: str = address, **options: Any) -> Page:
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        base = url.rsplit("/", 1)[0]
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((base, "data:", "blob:")) else wrong.append(r.url),
-        )
-        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(request.url))
-        page.goto(url + fragment)
-        if options.get("java_script_enabled", True) and "live-second" not in fragment:
-            page.wait_for_function(f"() => {FIGURE}?.measured")
-            settle(page)
-        return page
-
-    yield open_page
-    THREAD.submit(lambda: [context.close() for context in contexts]).result()
-    assert wrong == []
 
 
 def settings_of(page: Page) -> dict[str, Any]:
@@ -616,7 +543,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
     }
     page = visit()
     page.evaluate(
-        """async ([state, result]) => {
+        """async ([state, result, esm]) => {
             const bytes = text => new DataView(
                 Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
             const listeners = {}, sent = [];
@@ -628,7 +555,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
                 off() {}, save_changes() {}, send: message => sent.push(message),
             };
             const url = URL.createObjectURL(
-                new Blob([liveFigureSources.compare], { type: "text/javascript" }));
+                new Blob([esm], { type: "text/javascript" }));
             const el = document.querySelector("main").insertBefore(
                 document.createElement("div"), document.querySelector("h1"));
             el.id = "kernel";
@@ -636,7 +563,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
             await (await import(url)).default.render({ model, el });
             model.set("result", { ...result, a: bytes(result.a), b: bytes(result.b) });
         }""",
-        [figure.page_state(), result],
+        [figure.page_state(), result, figure._esm],
     )
     page.wait_for_function("() => document.querySelector('#kernel').figure.result")
     assert page.evaluate("() => kernel.sent") == ["shown"]

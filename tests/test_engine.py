@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from dpmpp_core import VE, VP, Flow, Mesh, PhiloxBridge, Process, schedule, step_table, trajectory
 from dpmpp_core.targets import GaussianMixture, point_cloud, triangle
-from dpmpp_core.widgets.modules import join, module_source
+from dpmpp_core.widgets.modules import join, module_source, scripts
 from dpmpp_core.widgets.start import sample, start
 
 SETTINGS = 50
@@ -249,29 +251,74 @@ def test_the_page_refuses_what_the_mesh_and_the_table_refuse() -> None:
 
 
 @pytest.mark.browser
-def test_the_numbers_beside_the_picture_are_what_their_formulas_say() -> None:
-    page = engine(
-        """(engine, target) => {
-            const law = engine.mixture(target);
-            const x = law.sample(1, 500), y = law.sample(9000, 500);
-            return { x: Array.from(x), y: Array.from(y), spread: engine.spread(x, 2),
-                     distance: engine.slicedDistance(y, 2)(x), same: engine.slicedDistance(x, 2)(x),
-                     line: engine.slicedDistance(Float64Array.of(3, 1), 1)(Float64Array.of(2, 3)) };
-        }""",
-        {
-            "means": triangle().means.tolist(),
-            "covariances": triangle().covariances.tolist(),
-            "weights": triangle().weights.tolist(),
-        },
+def test_the_spread_is_what_its_formula_says() -> None:
+    x = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
+    found = engine("(engine, x) => engine.spread(Float64Array.from(x), 2)", x.ravel().tolist())
+    assert found == pytest.approx(np.sqrt(x.var(axis=0).sum()), rel=1e-12)
+
+
+LAWS = {
+    "smooth": triangle(),
+    "round": GaussianMixture(torch.tensor([[-2.0, 0.0], [0.0, 2.0]]), 0.02),
+    "points": point_cloud(torch.tensor([[-1.0, 0.5], [0.0, 0.0], [2.0, 1.0]])),
+}
+
+
+def quantiles_along(law: GaussianMixture, unit: Any, n: int) -> Any:
+    """Where the distribution function of u . x passes (i + 1/2) / n, by halving."""
+    means = law.means.double().numpy() @ unit
+    spreads = law.covariances.double().numpy()
+    if spreads.ndim == 3:
+        spreads = np.einsum("a,jab,b->j", unit, spreads, unit)
+    spreads = np.sqrt(spreads)
+    weights = law.weights.double().numpy()
+    wanted = (np.arange(n) + 0.5) / n
+    low, high = np.full(n, -20.0), np.full(n, 20.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        z = (middle[:, None] - means) / np.maximum(spreads, 1e-12)
+        above = np.vectorize(math.erf)(np.clip(z / 2**0.5, -9, 9)) @ weights / 2 + 0.5 > wanted
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return high
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", LAWS)
+def test_the_distance_is_the_one_to_the_quantiles_of_the_law(name: str) -> None:
+    law, n = LAWS[name], 40
+    x = sample(law, 9000, n).numpy()
+    described = {
+        "means": law.means.tolist(),
+        "covariances": law.covariances.tolist(),
+        "weights": law.weights.tolist(),
+    }
+    found = engine(
+        "(engine, [law, n, x]) => engine.slicedDistance(engine.mixture(law), n)"
+        "(Float64Array.from(x))",
+        [described, n, x.ravel().tolist()],
     )
-    x, y = (np.array(page[name]).reshape(-1, 2) for name in "xy")
-    assert page["spread"] == pytest.approx(np.sqrt(x.var(axis=0).sum()), rel=1e-12)
-    angles = np.pi * np.arange(16) / 16
-    units = np.stack([np.cos(angles), np.sin(angles)])
-    gaps = np.sort(x @ units, axis=0) - np.sort(y @ units, axis=0)
-    assert page["distance"] == pytest.approx(np.sqrt(np.mean(gaps**2)), rel=1e-12)
-    assert page["same"] == 0.0
-    assert page["line"] == pytest.approx(np.sqrt(0.5), rel=1e-12)
+    squares = []
+    for angle in np.pi * np.arange(16) / 16:
+        unit = np.array([np.cos(angle), np.sin(angle)])
+        squares.append(np.mean((np.sort(x @ unit) - quantiles_along(law, unit, n)) ** 2))
+    assert found == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-3)
+
+
+@pytest.mark.browser
+def test_exact_samples_come_nearer_to_the_law_as_they_grow() -> None:
+    """Like n^(-1/2), with nothing left over that is the reference's own."""
+    found = engine(
+        """(engine, law) => [100, 400, 1600, 6400].map(n => {
+            const distanceTo = engine.slicedDistance(engine.mixture(law), n);
+            const squares = [1, 2, 3, 4, 5, 6].map(i =>
+                distanceTo(engine.mixture(law).sample(10000 * i, n)) ** 2);
+            return Math.sqrt(squares.reduce((a, b) => a + b) / 6);
+        })""",
+        {"means": [[0.0, 0.0]], "covariances": 1.0},
+    )
+    for coarse, fine in itertools.pairwise(found):
+        assert 1.4 < coarse / fine < 2.8
+    assert found[-1] < 0.03
 
 
 # --- starts -------------------------------------------------------------------------------------
@@ -347,6 +394,29 @@ def test_modules_with_the_same_private_names_do_not_meet() -> None:
     joined = join("top.js", texts.__getitem__)
     assert joined.count("const hidden = 100") == 1
     assert run_js("({ top }) => top.default", None, {"top": joined}) == {"sum": 1211}
+
+
+def test_a_page_gets_each_module_as_a_script_of_its_own() -> None:
+    texts = {
+        "top.js": 'import * as low from "./low.js";\nimport { get } from "./mid.js";\n'
+        "export const own = 1;\nexport default { sum: low.get() + get() };\n",
+        "mid.js": 'import { get as below } from "./low.js";\n'
+        "export function get() { return 10 * below(); }\n",
+        "low.js": "export function get() { return 1; }\n",
+    }
+    found = scripts("top.js", texts.__getitem__)
+    assert list(found) == ["low.js", "mid.js", "top.js"]
+    assert found["mid.js"] == (
+        "(globalThis.liveModules ??= {}).mid = {\n"
+        'needs: ["low"],\n'
+        "make: ($low) => {\n"
+        '"use strict";\n'
+        "const { get: below } = $low;\n"
+        "function get() { return 10 * below(); }\n\n"
+        "return { get };\n"
+        "},\n};\n"
+    )
+    assert "return { own, default: $default };" in found["top.js"]
 
 
 @pytest.mark.parametrize(

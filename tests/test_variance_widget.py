@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import base64
-import functools
-import gzip
 import json
 import math
 import random
-import shutil
-import threading
-from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +13,16 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.base import AXE_FILE_PATH
-from browser import run_js
-from playwright.sync_api import Browser, Page
-from test_book import PHONE_WIDTH, ROOT, QuietHandler
-from test_widgets import PAGE, THREAD, Open, in_browser, settle
-from test_widgets import chromium as chromium  # a fixture
+from browser import Open, in_browser, run_js, settle
+from playwright.sync_api import Page
+from test_book import PHONE_WIDTH
 from traitlets import TraitError
 
 import dpmpp_core as dp
+from dpmpp_core.moments import gaussian_moments
 from dpmpp_core.widgets import LiveFigure, VarianceExplorer
 from dpmpp_core.widgets.modules import module_source
-from dpmpp_core.widgets.variance import LINE_TARGETS, SOLVERS, gaussian_moments, smoothed
+from dpmpp_core.widgets.variance import LINE_TARGETS, SOLVERS, smoothed
 
 # --- the exact law
 
@@ -38,8 +31,8 @@ def spread_of(
     steps: int, mean: float = 0.0, variance: float = 1.0, **settings: Any
 ) -> tuple[float, float]:
     mesh = dp.Mesh.from_sigmas(dp.schedule.karras(steps, 0.0292, 14.6146))
-    means, variances = gaussian_moments(mesh, dp.step_table(mesh, **settings), mean, variance)
-    return means[-1], variances[-1] ** 0.5
+    law = gaussian_moments(mesh, **settings, mean=mean, variance=variance)
+    return float(law.mean[-1]), float(law.variance[-1]) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -55,35 +48,6 @@ def test_the_final_spread_of_a_gaussian_is_the_known_one(solver_type: str, sprea
 
 def test_without_noise_the_spread_is_seven_hundredths() -> None:
     assert spread_of(20, s_noise=0.0)[1] == pytest.approx(0.0683, abs=5e-4)
-
-
-@pytest.mark.parametrize("process", ["ve", "vp", "flow"])
-@pytest.mark.parametrize("solver_type", SOLVERS)
-@pytest.mark.parametrize(("eta", "s_noise"), [(0.0, 1.0), (0.6, 1.2), (1.0, 0.0), (2.0, 0.8)])
-def test_the_recursion_is_what_the_sampler_does_to_each_source_of_randomness(
-    process: str, solver_type: Any, eta: float, s_noise: float
-) -> None:
-    """Each source (the start and every xi) is 1 in one sample and 0 in the others."""
-    steps, mean, variance = 9, 0.7, 0.4
-    target = dp.gaussian(torch.tensor([mean], dtype=torch.float64), variance)
-    top = 14.6 if process == "ve" else 0.98
-    sigmas = dp.schedule.karras(steps, 0.0292, top)
-    mesh = dp.Mesh.from_sigmas(sigmas, process)
-    x = torch.full((steps + 1, 1), mesh.alpha[0] * mean, dtype=torch.float64)
-    x[0] += (mesh.alpha[0] ** 2 * variance + mesh.sigma[0] ** 2) ** 0.5
-    drawn = iter(torch.eye(steps + 1, dtype=torch.float64)[1:, :, None])
-    run = dp.trajectory(
-        target.model(process), x, sigmas, eta=eta, s_noise=s_noise, solver_type=solver_type,
-        process=process, noise_sampler=lambda sigma, sigma_next: next(drawn),
-    )  # fmt: skip
-    table = dp.step_table(mesh, eta, s_noise, solver_type)
-    means, variances = gaussian_moments(mesh, table, mean, variance)
-    for transition in run:
-        after = transition.k + 1
-        # The last sample has no source at all: it is the mean.
-        assert float(transition.x_next[-1]) == pytest.approx(means[after], rel=1e-9)
-        responses = transition.x_next - transition.x_next[-1]
-        assert float(responses.square().sum()) == pytest.approx(variances[after], rel=1e-9)
 
 
 def test_the_ensemble_agrees_with_the_exact_law_within_its_error(
@@ -192,9 +156,10 @@ def random_settings(number: int) -> dict[str, Any]:
 def test_the_page_computes_the_laws_that_python_computes() -> None:
     all_settings = [random_settings(number) for number in range(20)]
     found = run_js(
-        "({variance}, [all, offers]) => all.map(s => variance.laws(s, offers))",
+        "({runs}, [all, { targets, ...rest }]) =>"
+        " all.map(s => runs.laws(s, { ...targets[s.target], ...rest }))",
         [all_settings, VarianceExplorer().page_state()["offers"]],
-        {"variance": module_source("variance.js")},
+        {"runs": module_source("runs.js")},
     )
     widest = 0.0
     for settings, laws in zip(all_settings, found, strict=True):
@@ -211,66 +176,11 @@ def test_the_page_computes_the_laws_that_python_computes() -> None:
 # --- the page
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The figure on a page as the Sphinx extension makes it, and another far below."""
-    folder = tmp_path_factory.mktemp("variance")
-    (folder / "live").mkdir()
-    source = json.dumps(str(VarianceExplorer._esm), ensure_ascii=False)
-    (folder / "live" / "variance.js").write_text(
-        f"(globalThis.liveFigureSources ??= {{}}).variance = {source};\n", encoding="utf-8"
-    )
-    shutil.copyfile(ROOT / "sphinx_ext" / "live_figures.js", folder / "live" / "live_figures.js")
-    (folder / "live" / "widgets.css").write_text(LiveFigure._css, encoding="utf-8")
-    shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    assert "live/explorer.js" in PAGE
-    page = PAGE.replace("live/explorer.js", "live/variance.js").format(
-        first=VarianceExplorer(particles=1000).page_html(),
-        second=VarianceExplorer(name="second").page_html(),
-    )
-    (folder / "page.html").write_text(page, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/page.html"
-        server.shutdown()
+def figures_on_the_page() -> tuple[LiveFigure, LiveFigure]:
+    return VarianceExplorer(particles=1000), VarianceExplorer(name="second")
 
 
 FIGURE = "document.querySelector('#live-variance > div')?.figure"
-
-
-@pytest.fixture
-def visit(chromium: Browser, address: str) -> Iterator[Open]:
-    """Opens the page; at the end nothing may have failed, nor gone to another host."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(fragment: str = "", url: str = address, **options: Any) -> Page:
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        base = url.rsplit("/", 1)[0]
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((base, "data:", "blob:")) else wrong.append(r.url),
-        )
-        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(request.url))
-        page.goto(url + fragment)
-        if options.get("java_script_enabled", True):
-            page.wait_for_function(f"() => {FIGURE}?.result")
-            settle(page)
-        return page
-
-    yield open_page
-    THREAD.submit(lambda: [context.close() for context in contexts]).result()
-    assert wrong == []
 
 
 def settings_of(page: Page) -> dict[str, Any]:
@@ -512,7 +422,7 @@ def test_with_a_kernel_the_numbers_are_those_of_python(visit: Open, target: str)
     figure._handle_custom_msg("shown", [])
     page = visit()
     page.evaluate(
-        """async ([state, result]) => {
+        """async ([state, result, esm]) => {
             const listeners = {}, sent = [];
             state.result = null;
             const model = {
@@ -522,7 +432,7 @@ def test_with_a_kernel_the_numbers_are_those_of_python(visit: Open, target: str)
                 off() {}, save_changes() {}, send: message => sent.push(message),
             };
             const url = URL.createObjectURL(
-                new Blob([liveFigureSources.variance], { type: "text/javascript" }));
+                new Blob([esm], { type: "text/javascript" }));
             const el = document.querySelector("main").insertBefore(
                 document.createElement("div"), document.querySelector("h1"));
             el.id = "kernel";
@@ -530,7 +440,7 @@ def test_with_a_kernel_the_numbers_are_those_of_python(visit: Open, target: str)
             await (await import(url)).default.render({ model, el });
             model.set("result", result);
         }""",
-        [figure.page_state(), figure.result],
+        [figure.page_state(), figure.result, figure._esm],
     )
     page.wait_for_function("() => document.querySelector('#kernel').figure.result")
     settle(page)
@@ -543,10 +453,3 @@ def test_with_a_kernel_the_numbers_are_those_of_python(visit: Open, target: str)
     settle(page)
     # Until Python has answered, what stands is its last answer.
     assert page.locator("#kernel .live-number").all_inner_texts() == texts
-
-
-def test_a_page_carries_little(site: Path) -> None:
-    parts = [VarianceExplorer().page_html().encode(), (site / "live/variance.js").read_bytes()]
-    weight = sum(len(gzip.compress(part)) for part in parts)
-    print(f"variance explorer, picture included: {weight / 1000:.1f} kB compressed")
-    assert weight <= 60_000

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import base64
-import functools
-import gzip
 import importlib.util
+import io
 import json
-import shutil
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.server import ThreadingHTTPServer
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +15,24 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.base import AXE_FILE_PATH
-from browser import launch, report_no_browser
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
-from test_book import PHONE_WIDTH, ROOT, QuietHandler
+from browser import Open, in_browser, settle
+from PIL import Image
+from playwright.sync_api import Page
+from test_book import PHONE_WIDTH, ROOT
 from traitlets import TraitError
 
 import dpmpp_core as dp
-from dpmpp_core.widgets import TARGETS, FreshNoise, LiveFigure, TrajectoryExplorer, target
+from dpmpp_core import figures
+from dpmpp_core.widgets import (
+    TARGETS,
+    FreshNoise,
+    LiveFigure,
+    SideBySide,
+    TrajectoryExplorer,
+    kept,
+    target,
+)
+from dpmpp_core.widgets.start import start
 
 # --- in Python
 
@@ -46,6 +53,10 @@ from dpmpp_core.widgets import TARGETS, FreshNoise, LiveFigure, TrajectoryExplor
         ("target", "square", "target must be one of 'triangle'"),
         ("target", dp.gaussian(torch.zeros(3)), "got a mixture in 3 dimensions"),
         ("device", "abacus", "device must be one that torch can use here, got 'abacus'"),
+        ("device", "cuda:99", "device must be one that torch can use here, got 'cuda:99'"),
+        ("device", "meta", "device must be one that torch can use here, got 'meta'"),
+        ("device", None, "device must be one that torch can use here, got None"),
+        ("denoiser", 3, "denoiser must be None or callable as (x, sigma) -> x0, got 3"),
         ("name", "No Name", "name must be lower-case words joined by hyphens, got 'No Name'"),
     ],
 )
@@ -131,135 +142,142 @@ def test_fresh_noise_is_of_unit_variance_and_another_for_other_step_counts() -> 
     assert torch.equal(shifted[:4], xi[1:5])
 
 
+@pytest.mark.parametrize("budget", [64_000_000, 50_000])
+def test_noise_that_is_kept_is_the_noise_that_would_be_drawn(
+    monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    monkeypatch.setattr(kept, "MOST_BYTES", budget)
+    noise = kept.KeptNoise()
+    for n, d, steps, eta, seed in (
+        (30, 2, 20, 1.0, 5), (30, 2, 20, 0.3, 5), (30, 2, 50, 2.0, 5), (30, 2, 20, 1.0, 6),
+        (31, 2, 20, 1.0, 6), (31, 1, 20, 1.0, 6),
+    ):  # fmt: skip
+        x = torch.zeros(n, d, dtype=torch.float64)
+        sigmas = dp.schedule.karras(steps, 0.03, 2.5)
+        ours = noise.bridge(x, sigmas, seed, eta)
+        drawn = dp.PhiloxBridge(x, sigmas, seed, eta=eta)
+        for a, b in pairwise(sigmas[:-1]):
+            assert torch.equal(ours(a, b), drawn(a, b))
+
+
+def test_starts_that_are_kept_are_the_starts_that_would_be_drawn() -> None:
+    noise = kept.KeptNoise()
+    for name, top, seed, n in (
+        ("ring", 2.5, 5, 9), ("ring", 2.5, 5, 9), ("moons", 2.5, 5, 9), ("moons", 3.0, 5, 9),
+        ("moons", 3.0, 6, 9), ("moons", 3.0, 6, 8),
+    ):  # fmt: skip
+        mesh = dp.Mesh.from_sigmas([top, 1.0, 0.0])
+        found = noise.start(target(name), mesh, seed, n)
+        assert torch.equal(found, start(target(name), mesh, seed, n))
+        found.zero_()  # as a denoiser may that writes into its argument
+
+
+# --- a denoiser of one's own
+
+IN_THE_PLANE = (TrajectoryExplorer, SideBySide)
+
+
+def shown(kind: type[LiveFigure], **settings: Any) -> Any:
+    figure = kind(particles=7, **settings)
+    figure._handle_custom_msg("shown", [])
+    return figure
+
+
+def states_sent(figure: Any) -> list[bytes]:
+    return [part for part in figure.result.values() if isinstance(part, bytes)]
+
+
+@pytest.mark.parametrize("kind", IN_THE_PLANE)
+def test_a_denoiser_of_ones_own_takes_the_place_of_the_targets(kind: Any) -> None:
+    asked = []
+
+    def collapse(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        asked.append((x.shape, sigma.shape, float(sigma.max() - sigma.min()), x.dtype))
+        return torch.full_like(x, 0.25)
+
+    figure = shown(kind, denoiser=collapse)
+    assert set(asked) == {((7, 2), (7,), 0.0, torch.float64)}
+    # The last step goes to the estimate.
+    for states in states_sent(figure)[:2]:
+        np.testing.assert_array_equal(np.frombuffer(states, np.float32)[-14:], 0.25)
+    figure.denoiser = figure.mixture.model()
+    own = states_sent(figure)
+    figure.denoiser = None
+    assert figure.result["number"] == 3
+    assert states_sent(figure) == own == states_sent(shown(kind))
+    assert figure.trouble == ""
+
+
+def refuse(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    raise KeyError("no weights\nfor this")
+
+
+@pytest.mark.parametrize("kind", IN_THE_PLANE)
+@pytest.mark.parametrize(
+    ("denoiser", "sentence"),
+    [
+        (refuse, "denoiser raised KeyError: 'no weights\\nfor this'"),
+        (lambda x, sigma: x[:, 0], "model must return a tensor of shape (7, 2), .* got shape (7,)"),
+        (lambda x, sigma: x.float(), "model must return a tensor .* got torch.float32"),
+        (lambda x, sigma: x / 0, "model must return finite values"),
+        (lambda x: x, "denoiser raised TypeError"),
+    ],
+)
+def test_a_denoiser_that_fails_is_told_in_a_sentence_and_costs_nothing(
+    kind: Any, denoiser: Any, sentence: str
+) -> None:
+    figure = shown(kind)
+    before = figure.result
+    figure.denoiser = denoiser
+    pattern = re.escape(sentence).replace(r"\.\*", ".*")
+    assert re.match(f"^Nothing new was computed: {pattern}", figure.trouble)
+    assert "\n" not in figure.trouble
+    assert figure.result is before
+    figure.seed = 6  # the slider of a failing figure still moves
+    assert figure.result is before
+    figure.denoiser = None
+    assert figure.trouble == ""
+    assert figure.result["settings"]["seed"] == 6
+
+
+@pytest.mark.parametrize("kind", IN_THE_PLANE)
+def test_a_figure_that_failed_at_first_sight_recovers(kind: Any) -> None:
+    figure = shown(kind, denoiser=refuse)
+    assert figure.result is None
+    assert figure.trouble
+    figure.denoiser = None
+    assert figure.result["number"] == 1
+    assert figure.trouble == ""
+
+
+@pytest.mark.parametrize("kind", IN_THE_PLANE)
+def test_a_page_shows_the_picture_of_a_denoiser_that_it_cannot_run(kind: Any) -> None:
+    figure = kind(particles=7, denoiser=lambda x, sigma: 0 * x)
+    html = figure.page_html()
+    # What the page's script and the Sphinx extension look for is not there.
+    assert 'class="live-figure"' not in html
+    assert "<script" not in html
+    assert "with a denoiser of one&#x27;s own, which a page cannot run" in html
+    assert "denoiser: your own" in html.split('alt="')[1].split('"')[0]
+    pictures = [base64.b64decode(h.split("base64,")[1].split('"')[0]) for h in (
+        html, kind(particles=7).page_html()
+    )]  # fmt: skip
+    assert pictures[0] != pictures[1]
+    figure.denoiser = None
+    assert figure.page_html() == kind(particles=7).page_html()
+
+
 # --- a page, and a browser
 
-# Playwright's objects belong to the thread that made them, and those of test_book.py live in the
-# main one. So whatever touches the browser here runs in this thread.
-THREAD = ThreadPoolExecutor(1)
-Test = Callable[..., None]
 
-
-def in_browser(test: Test) -> Test:
-    @pytest.mark.browser
-    @functools.wraps(test)
-    def submit(*values: Any, **fixtures: Any) -> None:
-        THREAD.submit(test, *values, **fixtures).result()
-
-    return submit
-
-
-def start_browser() -> tuple[Playwright, Browser | None]:
-    playwright = sync_playwright().start()
-    return playwright, launch(playwright)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    playwright, browser = THREAD.submit(start_browser).result()
-    if browser is not None:
-        yield browser
-        THREAD.submit(browser.close).result()
-    THREAD.submit(playwright.stop).result()
-    if browser is None:
-        report_no_browser()
-
-
-PAGE = """<!doctype html>
-<html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Figures</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="live/widgets.css"><link rel="stylesheet" href="book.css">
-<style>
-  html {{ --pst-color-background: #ffffff; --pst-color-text-base: #222832;
-         --pst-color-text-muted: #48566b; --pst-color-surface: #f3f4f5;
-         --pst-color-border: #c9ccd1; }}
-  html[data-theme="dark"] {{ --pst-color-background: #14181e; --pst-color-text-base: #ced6dd;
-         --pst-color-text-muted: #9ca4af; --pst-color-surface: #29313d;
-         --pst-color-border: #48566b; --pst-color-link: #7fb5ff; }}
-  body {{ background: var(--pst-color-background); color: var(--pst-color-text-base);
-         font-family: sans-serif; margin: 1rem auto; max-width: 700px; padding: 0 0.9rem; }}
-</style>
-<script defer src="live/explorer.js"></script>
-<script defer src="live/live_figures.js"></script></head>
-<body><main><h1>Figures</h1>{first}<div style="height: 4000px"></div>{second}</main></body></html>
-"""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two figures far apart on a page as the Sphinx extension makes it."""
-    folder = tmp_path_factory.mktemp("site")
-    spec = importlib.util.spec_from_file_location(
-        "live_figures", ROOT / "sphinx_ext" / "live_figures.py"
+def figures_on_the_page() -> tuple[LiveFigure, LiveFigure]:
+    return (
+        TrajectoryExplorer(particles=40, steps=8, step=3),
+        TrajectoryExplorer(particles=20, name="second"),
     )
-    assert spec is not None
-    assert spec.loader is not None
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
-    extension.write_files(folder / "live")
-    shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    page = PAGE.format(
-        first=TrajectoryExplorer(particles=40, steps=8, step=3).page_html(),
-        second=TrajectoryExplorer(particles=20, name="second").page_html(),
-    )
-    (folder / "page.html").write_text(page, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
-    handler = functools.partial(QuietHandler, directory=str(site))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/page.html"
-        server.shutdown()
 
 
 FIGURE = "document.querySelector('#live-explorer > div')?.figure"
-
-
-def ready(page: Page) -> None:
-    """Wait until the first figure has drawn what its settings ask for."""
-    page.wait_for_function(f"() => {FIGURE}?.measured")
-    settle(page)
-
-
-def settle(page: Page) -> None:
-    page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => "
-        "setTimeout(done, 20))))"
-    )
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def visit(chromium: Browser, address: str) -> Iterator[Open]:
-    """Opens the page; at the end nothing may have failed, nor gone to another host."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(fragment: str = "", url: str = address, **options: Any) -> Page:
-        options = {"viewport": {"width": 1280, "height": 900}, **options}
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        base = url.rsplit("/", 1)[0]
-        page.on(
-            "request",
-            lambda r: None if r.url.startswith((base, "data:", "blob:")) else wrong.append(r.url),
-        )
-        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("requestfailed", lambda request: wrong.append(request.url))
-        page.goto(url + fragment)
-        if options.get("java_script_enabled", True) and "live-second" not in fragment:
-            ready(page)
-        return page
-
-    yield open_page
-    THREAD.submit(lambda: [context.close() for context in contexts]).result()
-    assert wrong == []
 
 
 def settings_of(page: Page) -> dict[str, Any]:
@@ -644,7 +662,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
     }
     page = visit()
     page.evaluate(
-        """async ([state, result]) => {
+        """async ([state, result, esm]) => {
             const bytes = text => new DataView(
                 Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
             const listeners = {}, sent = [];
@@ -656,7 +674,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
                 off() {}, save_changes() {}, send: message => sent.push(message),
             };
             const url = URL.createObjectURL(
-                new Blob([liveFigureSources.explorer], { type: "text/javascript" }));
+                new Blob([esm], { type: "text/javascript" }));
             const el = document.querySelector("main").insertBefore(
                 document.createElement("div"), document.querySelector("h1"));
             el.id = "kernel";
@@ -665,7 +683,7 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
             model.set("result", { ...result,
                 states: bytes(result.states), estimates: bytes(result.estimates) });
         }""",
-        [explorer.page_state(), result],
+        [explorer.page_state(), result, explorer._esm],
     )
     page.wait_for_function("() => document.querySelector('#kernel').figure.result")
     assert page.evaluate("() => kernel.sent") == ["shown"]
@@ -678,6 +696,13 @@ def test_with_a_kernel_the_states_are_those_of_python(visit: Open) -> None:
     )
     page.locator("#kernel").get_by_label("eta η").fill("0.9")
     assert page.evaluate("() => kernel.model.get('eta')") == 0.9
+    # What Python could not compute is said.
+    note = page.locator("#kernel .live-note")
+    assert not note.is_visible()
+    page.evaluate("() => kernel.model.set('trouble', 'Nothing new was computed: no.')")
+    assert note.inner_text() == "Nothing new was computed: no."
+    page.evaluate("() => kernel.model.set('trouble', '')")
+    assert not note.is_visible()
 
 
 @in_browser
@@ -701,14 +726,172 @@ def test_two_moves_of_a_slider_within_one_frame_are_drawn_once(visit: Open) -> N
     assert frames == 1
 
 
-def test_a_page_carries_little(site: Path) -> None:
-    html = TrajectoryExplorer().page_html()
-    own = ("explorer.js", "live_figures.js", "widgets.css")
-    files = [path.read_bytes() for path in (site / "live").iterdir() if path.name in own]
-    weight = sum(len(gzip.compress(part)) for part in [html.encode(), *files])
-    print(f"explorer, picture included: {weight / 1000:.1f} kB compressed")
-    assert len(files) >= 2
-    assert weight <= 100_000
+# --- off the main thread
+
+# Counts what is asked of workers, and the most that was under way at a time.
+SPY = """
+    globalThis.spy = { asked: 0, under: 0, most: 0 };
+    globalThis.Worker = class extends Worker {
+        constructor(url) {
+            super(url);
+            this.addEventListener("message", () => spy.under--);
+        }
+        postMessage(...message) {
+            spy.asked++;
+            spy.most = Math.max(spy.most, ++spy.under);
+            super.postMessage(...message);
+        }
+    };
+"""
+NO_WORKER = {
+    "none": "delete globalThis.Worker;",
+    "refused": "globalThis.Worker = class { constructor() { throw new Error('no'); } };",
+    "failing late": """globalThis.Worker = class {
+        constructor() { setTimeout(() => this.onerror(new Event('error'))); }
+        postMessage() {}
+    };""",
+}
+
+
+@in_browser
+def test_the_sampler_runs_in_a_worker_over_http_and_from_the_disk(visit: Open, site: Path) -> None:
+    for page in (visit(), visit(url=(site / "page.html").as_uri())):
+        assert len(page.workers) == 1  # and none of the figure far below
+        assert page.workers[0].url.startswith("blob:")
+        worked = page.workers[0].evaluate("() => typeof made.runs.answer")
+        assert worked == "function"
+        page.evaluate(f"() => {FIGURE}.remove()")
+        page.wait_for_timeout(200)
+        assert len(page.workers) == 0
+
+
+@in_browser
+@pytest.mark.parametrize("why", NO_WORKER)
+def test_where_no_worker_can_be_had_the_page_computes_the_same(visit: Open, why: str) -> None:
+    page = visit(script=NO_WORKER[why])
+    assert_equal_to_python(page)
+    move(page, "eta", 0.37)
+    move(page, "steps", 21)
+    assert_equal_to_python(page)
+
+
+@in_browser
+def test_of_many_moves_the_newest_is_computed_and_one_at_a_time(visit: Open) -> None:
+    page = visit("#live-explorer?particles=2000&steps=20", script=SPY)
+    before = page.evaluate("() => spy.asked")
+    page.evaluate(
+        f"""async () => {{
+            const seed = [...document.querySelectorAll('#live-explorer input')]
+                .find(input => input.labels[0].textContent === 'Seed');
+            for (let i = 0; i < 40; i++) {{
+                seed.value = 100 + i;
+                seed.dispatchEvent(new Event('input'));
+                await new Promise(requestAnimationFrame);
+            }}
+            await {FIGURE}.settled();
+        }}"""
+    )
+    spy = page.evaluate("() => spy")
+    assert spy["most"] == 1
+    assert 2 <= spy["asked"] - before < 40
+    assert page.evaluate(f"() => {FIGURE}.result.settings.seed") == 139
+    assert_equal_to_python(page)
+
+
+@in_browser
+def test_what_cannot_be_computed_is_said_and_taken_back(visit: Open) -> None:
+    page = visit()
+    before = states_of(page)
+    note = page.locator("#live-explorer .live-note")
+    # No control allows it, so it is slipped in behind them.
+    page.evaluate(
+        """() => {
+            const post = Worker.prototype.postMessage;
+            Worker.prototype.postMessage = function (question) {
+                Worker.prototype.postMessage = post;
+                question.settings.eta = -1;
+                post.call(this, question);
+            };
+        }"""
+    )
+    move(page, "eta", 0.5)
+    assert note.inner_text() == (
+        "Nothing new was computed: eta must be a finite number >= 0, got -1"
+    )
+    assert np.array_equal(states_of(page), before)
+    move(page, "eta", 0.6)
+    assert not note.is_visible()
+    assert_equal_to_python(page)
+
+
+@in_browser
+def test_the_closest_levels_that_the_ranges_allow_can_be_computed(visit: Open) -> None:
+    for schedule in ("karras", "exponential", "kl_optimal"):
+        page = visit(
+            f"#live-explorer?sigma_min=0.5&sigma_max=1.01&steps=100&schedule={schedule}&eta=2"
+        )
+        assert settings_of(page)["sigma_min"] == 0.5
+        assert not page.locator("#live-explorer .live-note").is_visible()
+        assert_equal_to_python(page)
+    page = visit("#live-explorer?sigma_min=1&sigma_max=1.01&steps=100")
+    note = page.locator("#live-explorer .live-note").inner_text()
+    assert "sigma_min = 1 is not a number from 0.001 to 0.5" in note
+    assert_equal_to_python(page)
+
+
+# --- what a page carries
+
+
+@pytest.fixture(scope="module")
+def page_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """A page with all three figures, and its weights: what benchmarks/page.py builds and prints."""
+    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    page = benchmark.build(tmp_path_factory.mktemp("three"))
+    return page, benchmark.weights(page)
+
+
+def test_a_page_with_all_three_figures_carries_at_most_100_kb(
+    page_of_three: tuple[Path, dict[str, int]],
+) -> None:
+    page, weights = page_of_three
+    html = page.read_text(encoding="utf-8")
+    assert html.count('class="live-figure"') == 3
+    assert len([name for name in weights if name.startswith("live/")]) == html.count("live/")
+    total = sum(weights.values())
+    print(f"three figures, pictures included: {total / 1000:.1f} kB compressed")
+    assert total <= 100_000
+
+
+def test_a_page_loads_each_module_once_and_as_it_was_written(
+    page_of_three: tuple[Path, dict[str, int]],
+) -> None:
+    page, _ = page_of_three
+    scripts = {
+        path.name: path.read_text(encoding="utf-8") for path in page.parent.glob("live/*.js")
+    }
+    html = page.read_text(encoding="utf-8")
+    assert all(html.count(f'src="live/{name}"') == 1 for name in scripts)
+    folder = ROOT / "dpmpp_core" / "widgets"
+    assert {path.name for path in folder.glob("*.js")} <= set(scripts)
+    for path in folder.glob("*.js"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        own = lines[max([0, *(i for i, line in enumerate(lines) if ' from "./' in line)]) + 1 :]
+        written = {line for line in own if not line.startswith("export ")}
+        assert written <= set(scripts[path.name].splitlines())
+        # Its first line says what it is.
+        assert [name for name, text in scripts.items() if lines[0] in text] == [path.name]
+
+
+def test_the_picture_keeps_the_colours_of_the_terms() -> None:
+    with Image.open(io.BytesIO(TrajectoryExplorer()._png())) as image:
+        counted = image.convert("RGB").getcolors()
+    found = {"#" + bytes(colour).hex().upper() for _, colour in counted}
+    assert {term.color for term in figures.TERMS.values()} <= found
+    assert figures.INK.upper() in found
 
 
 def test_every_kind_of_figure_has_a_module_of_its_own() -> None:

@@ -4,8 +4,9 @@ Nothing here is imported by the package itself: a widget is imported by the chap
 """
 
 from .compare import PRESETS, SideBySide
-from .explorer import TARGETS, FreshNoise, TrajectoryExplorer, target
+from .explorer import FreshNoise, TrajectoryExplorer
 from .live import LiveFigure
+from .plane_target import TARGETS, target
 from .variance import VarianceExplorer
 
 __all__ = [

@@ -1,12 +1,12 @@
 // A Brownian path that any device, any number of steps and any batch size agree on.
 //
 // The twin of dpmpp_core/noise/bridge.py, which explains it: the same weights, computed in the same
-// order. A module that imports it brings philox.js's batchNormals (a page loads each module from a
-// Blob, where a relative import leads nowhere).
+// order. It is given philox.js's batchNormals, and imports nothing.
 
 export const DEPTH = 11;
 const LEAVES = 1 << DEPTH;
 const FIRST_BLOCK = -(1 << 15);
+const MOST = 12e6; // normals that are kept: 96 MB, more than any one run of a figure needs
 
 // --- clocks --------------------------------------------------------------------------------------
 
@@ -98,11 +98,15 @@ export function bridgeWeights(lam, clock = {}) {
 // --- noise ---------------------------------------------------------------------------------------
 
 // The normals of the tree for a batch: a function node -> Float64Array that draws each node once.
-// They depend on neither mesh nor clock: while a reader moves eta, nothing is drawn.
+// They depend on neither mesh nor clock: while a reader moves eta, nothing is drawn. No more than
+// MOST numbers are kept: a reader who moves the steps passes by many nodes.
 export function createNormals(batchNormals, seed, samples, elements) {
   const drawn = new Map();
   return node => {
-    if (!drawn.has(node)) drawn.set(node, batchNormals(seed, node, samples, elements));
+    if (!drawn.has(node)) {
+      if (drawn.size * samples * elements > MOST) drawn.clear();
+      drawn.set(node, batchNormals(seed, node, samples, elements));
+    }
     return drawn.get(node);
   };
 }

@@ -1,32 +1,33 @@
 // Side by side: two settings of the sampler on one Brownian path, and what is between them.
 //
 // In Jupyter the states of both sides come from Python, in the trait `result`. In a page without a
-// kernel engine.js computes them here; the rest is the same.
+// kernel runs.js computes them, in a worker; the rest is the same.
 
-import { SCHEDULES, makeMesh, makeNoise, mixture, run, spread, start, stepTable } from "./engine.js";
+import { mixture, spread } from "./engine.js";
+import { SIDES, meshOf, settingsOf } from "./runs.js";
+import { createRunner } from "./worker.js";
 import {
-  button, choice, count, element, frames, onTheme, readColours, sharing, slider,
+  button, canvasSizes, choice, count, element, frames, onTheme, readColours, save, settled, sharing,
+  slider, targetInPython,
 } from "./controls.js";
 import { createPlane } from "./plane.js";
 
 const COLOURS = ["paper", "ink", "muted", "target"];
-const SIDES = ["a", "b"];
 const KNOBS = ["eta", "s_noise", "solver_type", "steps"];
 const SHARED = ["target", "schedule", "sigma_min", "sigma_max", "seed", "particles"];
 const RUN = [...SHARED, ...SIDES.flatMap(side => KNOBS.map(knob => `${side}_${knob}`))];
 const SETTINGS = [...RUN, "progress", "paths"];
 const DASH = { midpoint: [], heun: [5, 3] }; // as in figures.py
-const GRID = 141; // points along one side at which the target's density is computed
 
 export default {
-  async render({ model, el }) {
-    const figure = createFigure(model, el);
+  async render({ model, el, textOf }) {
+    const figure = createFigure(model, el, textOf);
     el.figure = figure; // what the tests read
     return figure.remove;
   },
 };
 
-function createFigure(model, el) {
+function createFigure(model, el, textOf) {
   const kernel = typeof model.send === "function";
   const name = model.get("name");
   const get = setting => model.get(setting);
@@ -108,7 +109,7 @@ function createFigure(model, el) {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
   });
-  const { copyLink, forgetLink, followLink, offer } = sharing({
+  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
     name, note, code, say, settings, limits, set, initial,
   });
   const knobs = side => element("fieldset", { className: "compare-side" },
@@ -117,7 +118,6 @@ function createFigure(model, el) {
 
   const whole = element("div", { className: "live-explorer live-compare", role: "group",
     "aria-label": "Two settings side by side" },
-    element("style", {}, STYLE),
     note,
     preset.row,
     element("div", { className: "compare-panels" },
@@ -140,10 +140,10 @@ function createFigure(model, el) {
 
   // --- the runs ---
 
-  let stale = true, groundStale = true, coloursStale = true;
-  let colours, density, target, first, noiseOf, result, measured;
-  let made = {}; // the settings that the parts above were made for
-  const timing = { run: 0, draw: 0 };
+  let stale = true, unpainted = true, groundStale = true, coloursStale = true;
+  let colours, target, result, measured, painted = 0;
+  const made = {}; // what the parts of the picture were made for
+  const timing = { run: 0, draw: 0, at: 0 };
 
   const differs = (part, key) => {
     if (made[part] === key) return false;
@@ -151,46 +151,42 @@ function createFigure(model, el) {
     return true;
   };
 
-  // result: for each side { states, mesh }.
-  function compute() {
-    // Python's answer may be to the question before: it says which settings it was computed for.
-    const answer = kernel ? get("result") : null;
-    if (kernel && answer === null) return false;
-    const s = answer?.settings ?? settings();
-    const data = get("offers").targets[s.target];
-    if (differs("target", data)) {
+  const runner = kernel ? null : createRunner("compare", textOf, answer => {
+    take(answer);
+    loop.now();
+  });
+
+  // Asks for what the settings are now. The kernel needs no asking.
+  function ask() {
+    const s = Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
+    if (runner) runner.ask({ settings: s, data: get("offers").targets[s.target] });
+    else if (get("result")) take(get("result"));
+  }
+
+  // An answer may be to the question before: it says which settings it was computed for.
+  function take(answer) {
+    showTrouble(answer.trouble);
+    if (answer.trouble) return;
+    const { settings: s, time = 0 } = answer;
+    const data = answer.data ?? get("offers").targets[s.target];
+    if (differs("target", JSON.stringify(data))) {
       target = { ...data, ...mixture(data) };
-      density = null;
       groundStale = true;
     }
-    const meshOf = side => makeMesh(SCHEDULES[s.schedule](s[`${side}_steps`],
-      { sigmaMin: s.sigma_min, sigmaMax: s.sigma_max }));
-    const meshes = { a: meshOf("a"), b: meshOf("b") };
-    if (!kernel && differs("noise", `${s.seed} ${s.particles}`)) {
-      noiseOf = makeNoise(s.seed, s.particles, 2);
-    }
-    if (!kernel && differs("start", `${s.target} ${s.seed} ${s.particles} ${s.sigma_max}`)) {
-      first = start(target, meshes.a, s.seed, s.particles);
-    }
-    result = { ...result };
+    const now = { settings: s };
     for (const side of SIDES) {
-      const mesh = meshes[side], own = knob => s[`${side}_${knob}`];
-      // Who moves one side does not wait for the other.
-      const key = [...SHARED.map(setting => s[setting]), ...KNOBS.map(own)].join(" ");
-      if (!kernel && !differs(side, key)) continue;
-      const states = kernel ? unpack(answer[side], own("steps")) : run({
-        target, mesh, x: first, xi: noiseOf(mesh, own("eta")),
-        table: stepTable(mesh,
-          { eta: own("eta"), sNoise: own("s_noise"), solverType: own("solver_type") }),
-      }).states;
-      result[side] = { states, mesh, solverType: own("solver_type") };
+      const own = settingsOf(side, s);
+      const states = kernel ? unpack(answer[side], own.steps) : answer[side] ?? result[side].states;
+      now[side] = { states, mesh: meshOf(own), solverType: own.solver_type };
     }
+    result = now;
     measured = {
       distance: rms(result.a.states.at(-1), result.b.states.at(-1)),
       a: spread(result.a.states.at(-1), 2), b: spread(result.b.states.at(-1), 2),
       target: target.spread,
     };
-    return true;
+    timing.run = time;
+    unpainted = true;
   }
 
   function unpack(view, steps) {
@@ -213,53 +209,41 @@ function createFigure(model, el) {
   // --- drawing ---
 
   const plane = createPlane();
-  const halfWidth = () => target.extent + 0.5 * Math.min(get("sigma_max"), 4);
+  const halfWidth = () => target.extent + 0.5 * Math.min(result.settings.sigma_max, 4);
   const loop = frames(whole, draw);
-  const redraw = () => loop.request();
+  const redraw = () => { unpainted = true; loop.request(); };
+  const sizes = canvasSizes(Object.values(panels).map(({ canvas }) => canvas), redraw);
 
   function draw() {
     const began = performance.now();
+    if (stale) {
+      stale = false;
+      showSettings();
+      ask();
+    }
+    if (!unpainted || !result) return;
+    unpainted = false;
     if (coloursStale) {
       colours = readColours(whole, COLOURS);
       coloursStale = false;
       groundStale = true;
     }
-    if (stale) {
-      if (compute()) stale = false;
-      showSettings();
-    }
-    const computed = performance.now();
-    if (result) {
-      controls.progress.show(get("progress"));
-      drawPanels();
-      showNumbers();
-    }
-    timing.run = computed - began;
-    timing.draw = performance.now() - computed;
-  }
-
-  // The sizes are those last observed: to ask for them here would make the browser lay out the page.
-  const sizes = new Map();
-  const observer = new ResizeObserver(entries => {
-    for (const { target: of, contentRect } of entries) sizes.set(of, contentRect.width);
-    redraw();
-  });
-  for (const { canvas } of Object.values(panels)) observer.observe(canvas);
-
-  // A canvas as large in pixels as it is on the screen, up to two pixels for each of css.
-  function fit(canvas) {
-    const unit = Math.min(devicePixelRatio || 1, 2);
-    const size = Math.round((sizes.get(canvas) ?? 0) * unit);
-    if (canvas.width !== size) canvas.width = canvas.height = size;
-    return { pen: canvas.getContext("2d", { alpha: false }), unit, size };
+    controls.progress.show(get("progress"));
+    drawPanels();
+    showNumbers();
+    painted++;
+    timing.at = performance.now();
+    timing.draw = timing.at - began;
   }
 
   function drawPanels() {
     // One plane serves all three, which are equally wide but for rounding.
-    const { size, unit } = fit(panels.a.canvas);
+    const { width: size, unit } = sizes.fit(panels.a.canvas);
     if (!size) return;
     plane.resize(size, halfWidth());
-    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) drawGround();
+    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) {
+      plane.setGround(colours.paper, colours.target, target);
+    }
     groundStale = false;
     const shown = Object.fromEntries(SIDES.map(side =>
       [side, result[side].states[shownStep(side)]]));
@@ -288,28 +272,11 @@ function createFigure(model, el) {
 
   // What is in the plane, on a canvas of its own, with what is drawn on top.
   function finish(canvas, more) {
-    const { pen, unit, size } = fit(canvas);
+    const { pen, unit, width: size } = sizes.fit(canvas);
     if (!size) return;
     plane.show(pen, size);
-    if (!target.smooth) drawPoints(pen, unit, size);
-    drawAxes(pen, unit, size);
+    plane.axes(pen, unit, size, target, colours);
     more(pen);
-  }
-
-  function drawGround() {
-    const wide = halfWidth();
-    if (!target.smooth) density = null;
-    else if (differs("density", wide) || density === null) {
-      const points = new Float64Array(2 * GRID * GRID);
-      for (let j = 0, at = 0; j < GRID; j++) {
-        for (let i = 0; i < GRID; i++) {
-          points[at++] = (2 * i / (GRID - 1) - 1) * wide;
-          points[at++] = (2 * j / (GRID - 1) - 1) * wide;
-        }
-      }
-      density = target.logDensity(points, GRID * GRID, 0, 1, new Float64Array(GRID * GRID));
-    }
-    plane.setGround(colours.paper, colours.target, density, GRID);
   }
 
   const onto = (x, y, size) => [(x / halfWidth() + 1) / 2 * size, (1 - y / halfWidth()) / 2 * size];
@@ -342,47 +309,6 @@ function createFigure(model, el) {
       pen.arc(x, y, 3 * unit, 0, 7);
       pen.fill();
       pen.stroke();
-    }
-  }
-
-  function drawPoints(pen, unit, size) {
-    pen.strokeStyle = colours.target;
-    pen.lineWidth = 1.2 * unit;
-    for (const [px, py] of target.means) {
-      const [x, y] = onto(px, py, size);
-      pen.beginPath();
-      pen.arc(x, y, 4 * unit, 0, 7);
-      pen.stroke();
-    }
-  }
-
-  function drawAxes(pen, unit, size) {
-    pen.strokeStyle = pen.fillStyle = colours.muted;
-    pen.lineWidth = unit;
-    pen.font = `${11 * unit}px system-ui, sans-serif`;
-    pen.textBaseline = "middle";
-    const wide = halfWidth(), gap = wide > 6 ? 4 : wide > 2.5 ? 2 : 1;
-    pen.beginPath();
-    for (let tick = -gap * Math.floor(wide / gap); tick < wide; tick += gap) {
-      const [x, y] = onto(tick, tick, size);
-      pen.moveTo(x, size);
-      pen.lineTo(x, size - 4 * unit);
-      pen.moveTo(0, y);
-      pen.lineTo(4 * unit, y);
-      if (Math.abs(tick) < wide * 0.75) {
-        pen.textAlign = "center";
-        pen.fillText(minus(tick), x, size - 11 * unit);
-        pen.textAlign = "left";
-        pen.fillText(minus(tick), 7 * unit, y);
-      }
-    }
-    pen.stroke();
-    pen.textAlign = "left";
-    for (const [index, x, y] of [[1, size - 26 * unit, size - 13 * unit], [2, 7 * unit, 16 * unit]]) {
-      pen.font = `italic ${14 * unit}px serif`;
-      pen.fillText("x", x, y);
-      pen.font = `${10 * unit}px serif`;
-      pen.fillText(`(${index})`, x + 7 * unit, y - 5 * unit);
     }
   }
 
@@ -434,11 +360,6 @@ function createFigure(model, el) {
 
   function asPython() {
     const s = settings();
-    const data = get("offers").targets[s.target];
-    const tensor = list => `torch.tensor(${JSON.stringify(list)}, dtype=torch.float64)`;
-    const own = `dp.GaussianMixture(${["means", "covariances", "weights"].map(part =>
-      `\n    ${tensor(data[part])},`).join("")}\n)`;
-    const named = s.target === "triangle" ? "dp.triangle()" : `widgets.target("${s.target}")`;
     const levels = `dp.schedule.${s.schedule}(steps, sigma_min=${s.sigma_min}, sigma_max=${s.sigma_max})`;
     const call = side => `result(eta=${s[`${side}_eta`]}, s_noise=${s[`${side}_s_noise`]}, ` +
       `solver_type="${s[`${side}_solver_type`]}", steps=${s[`${side}_steps`]})`;
@@ -449,7 +370,7 @@ function createFigure(model, el) {
       "from dpmpp_core import widgets",
       "from dpmpp_core.widgets.start import start",
       "",
-      `target = ${s.target === "own" ? own : named}`,
+      `target = ${targetInPython(s.target, get("offers").targets[s.target])}`,
       "",
       "",
       "def result(eta, s_noise, solver_type, steps):",
@@ -475,7 +396,7 @@ function createFigure(model, el) {
 
   function savePicture() {
     if (!result || !panels.a.canvas.width) return;
-    const size = panels.a.canvas.width, unit = size / sizes.get(panels.a.canvas);
+    const size = panels.a.canvas.width, unit = sizes.unit(panels.a.canvas);
     const line = 18 * unit, gap = 10 * unit;
     const sheet = element("canvas", { width: 3 * size + 2 * gap, height: size + 4.8 * line });
     const pen = sheet.getContext("2d");
@@ -495,40 +416,42 @@ function createFigure(model, el) {
       `${get("offers").targets[s.target].label}, ${s.schedule}, seed ${s.seed}, ` +
         `${s.particles} particles; RMS distance between the results ${measured.distance.toFixed(3)}`,
     ].forEach((text, index) => pen.fillText(text, 6 * unit, size + (2.4 + index) * line));
-    sheet.toBlob(blob => {
-      const link = element("a", { href: URL.createObjectURL(blob), download: `${name}.png` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-      say("Picture saved.");
-    }, "image/png");
+    save(sheet, name);
+    say("Picture saved.");
   }
 
   // --- what makes it draw ---
 
-  const rerun = () => { stale = true; redraw(); };
+  const rerun = () => { stale = true; loop.request(); };
   const heed = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun], ["change:progress", redraw],
+    ["change:trouble", () => showTrouble(get("trouble"))],
     ["change:paths", () => { controls.paths.show(get("paths")); redraw(); }],
   ];
   for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) model.send("shown");
+  if (kernel) {
+    showTrouble(get("trouble"));
+    model.send("shown");
+  }
   else {
     addEventListener("hashchange", followLink);
     followLink();
   }
-  redraw();
+  rerun();
 
   return {
     get result() { return result; },
     get measured() { return measured; },
-    get frames() { return loop.state.count; },
+    get frames() { return painted; },
+    settled: () => settled(() => runner?.busy || loop.pending),
     timing, settings, asPython, shownStep,
     remove() {
       clearTimeout(rest);
       loop.stop();
-      observer.disconnect();
+      runner?.stop();
+      sizes.stop();
       forgetTheme();
       removeEventListener("hashchange", followLink);
       for (const [event, listener] of heed) model.off(event, listener);
@@ -557,35 +480,3 @@ function rms(x, y) {
   for (let i = 0; i < x.length; i++) squares += (x[i] - y[i]) ** 2;
   return Math.sqrt(squares / (x.length / 2));
 }
-
-const minus = number => String(number).replace("-", "−");
-
-// What the other figures' style sheet does not have.
-const STYLE = `
-.live-compare .live-canvas { cursor: default; touch-action: auto; }
-.compare-panels { display: grid; gap: 0.8rem; margin: 0.8rem 0 0.5rem; align-items: end; }
-.compare-panels > * { min-width: 0; }
-.compare-knobs { align-items: start; }
-.live-compare .live-title { overflow-wrap: anywhere; }
-.live-compare .compare-side {
-  display: grid;
-  gap: 0.4rem;
-  min-width: 0;
-  margin: 0;
-  padding: 0.3rem 0.7rem 0.7rem;
-  border: 1px solid var(--live-border);
-  border-radius: 0.4rem;
-}
-.live-compare .compare-side legend {
-  float: none;
-  width: auto;
-  margin: 0;
-  padding: 0 0.3rem;
-  font-size: 0.9rem;
-  font-weight: 600;
-}
-.live-compare .live-results p { margin: 0 0 0.45rem; }
-@container (min-width: 34rem) {
-  .compare-panels { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-}
-`;

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import traitlets
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import figures, schedule
+from .. import figures
 from ..coefficients import SolverType
 from ..mesh import Mesh
-from ..noise import PhiloxBridge
 from ..sampler import trajectory
 from ..targets import GaussianMixture
-from .explorer import (
-    OWN,
-    SCHEDULES,
-    TARGETS,
-    _described,
-    _extent,
-    _lowest_variance,
-    _Target,
-    _target_from_json,
-    _target_to_json,
-)
-from .live import Choice, Device, LiveFigure, Name, Number, Whole
+from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
 from .modules import module_source
-from .start import start
+from .plane_target import PlaneTarget
 
 __all__ = ["PRESETS", "Preset", "SideBySide"]
 
@@ -72,7 +58,7 @@ PRESETS = {
 """The comparisons that the figure offers, by the names that ``SideBySide(preset=...)`` takes."""
 
 
-class SideBySide(LiveFigure):
+class SideBySide(PlaneTarget, LiveFigure):
     """Two settings of the sampler, on one Brownian path and from the same starting points.
 
     Each particle's state under A is joined to its state under B by a line. In the clock tau of
@@ -83,6 +69,8 @@ class SideBySide(LiveFigure):
         preset: a name in :data:`PRESETS`; a setting below that is given too goes before it.
         target: a name in :data:`~dpmpp_core.widgets.TARGETS`, or a
             :class:`~dpmpp_core.GaussianMixture` of dimension 2.
+        denoiser: ``(x, sigma) -> x0`` for both sides in place of the target's own, or None; see
+            :class:`TrajectoryExplorer`.
         a_eta, b_eta: 0 to 2.
         a_s_noise, b_s_noise: 0.5 to 1.5.
         a_solver_type, b_solver_type: ``"midpoint"`` or ``"heun"``.
@@ -105,9 +93,6 @@ class SideBySide(LiveFigure):
     _esm = module_source("compare.js")
 
     name = Name("compare").tag(sync=True, page=True)
-    target = _Target("triangle").tag(
-        sync=True, page=True, run=True, to_json=_target_to_json, from_json=_target_from_json
-    )
     a_eta = Number(1.0, 0.0, 2.0).tag(sync=True, page=True, run=True)
     b_eta = Number(1.0, 0.0, 2.0).tag(sync=True, page=True, run=True)
     a_s_noise = Number(1.0, 0.5, 1.5).tag(sync=True, page=True, run=True)
@@ -126,8 +111,6 @@ class SideBySide(LiveFigure):
     paths = Whole(6, 0, MOST_PATHS).tag(sync=True, page=True)
 
     device = Device("cpu").tag(run=True)
-    offers = traitlets.Dict().tag(sync=True, page=True)
-    """What the controls offer: targets with their numbers, schedules, presets and the ranges."""
 
     def __init__(
         self,
@@ -140,38 +123,12 @@ class SideBySide(LiveFigure):
                 names = ", ".join(map(repr, PRESETS))
                 raise ValueError(f"preset must be one of {names}, got {preset!r}")
             settings = {**PRESETS[preset].settings(), **settings}
-        self._own: GaussianMixture | None = None
         super().__init__(target=target, **settings)
-
-    @property
-    def mixture(self) -> GaussianMixture:
-        """The target as a mixture."""
-        chosen: str | GaussianMixture = self.target
-        return TARGETS[chosen][0] if isinstance(chosen, str) else chosen
-
-    @traitlets.observe("target")
-    def _keep_own(self, change: Any) -> None:
-        if isinstance(change.new, GaussianMixture):
-            self._own = change.new
-            self.offers = self._offers()
 
     @traitlets.default("offers")
     def _offers(self) -> dict[str, Any]:
-        entries = dict(TARGETS)
-        if self._own is not None:
-            entries[OWN] = (self._own, "your own")
-        targets = {
-            name: {**_described(mixture, label), "spread": _spread_of(mixture)}
-            for name, (mixture, label) in entries.items()
-        }
-        limits: dict[str, Any] = {}
-        for name, trait in self.traits(page=True).items():
-            if isinstance(trait, Number):
-                whole = isinstance(trait, Whole)
-                limits[name] = {"low": trait.low, "high": trait.high, "whole": whole}
-            elif isinstance(trait, Choice):
-                limits[name] = {"names": list(trait.names)}
-        limits["target"] = {"names": list(targets)}
+        targets = self.target_offers()
+        limits = {**self.limits(), "target": {"names": list(targets)}}
         presets = {
             name: {"label": preset.label, "settings": preset.settings()}
             for name, preset in PRESETS.items()
@@ -187,28 +144,22 @@ class SideBySide(LiveFigure):
     def _sigmas(self, side: str) -> Tensor:
         if side not in SIDES:
             raise ValueError(f"side must be 'a' or 'b', got {side!r}")
-        levels: Tensor = getattr(schedule, self.schedule)(
-            getattr(self, f"{side}_steps"), self.sigma_min, self.sigma_max
-        )
-        return levels
+        return self.sigmas(getattr(self, f"{side}_steps"))
 
     def run(self, side: str) -> Tensor:
         """All states of a side: shape ``(steps + 1, particles, 2)``, computed anew."""
         sigmas = self._sigmas(side)
-        # Apple's devices have no float64.
-        dtype = torch.float32 if self.device.startswith("mps") else torch.float64
-        first = start(self.mixture, self.mesh("a"), self.seed, self.particles)
-        x = first.to(self.device, dtype)
+        x = self.to_device(self.kept.start(self.mixture, self.mesh("a"), self.seed, self.particles))
         eta, solver_type = getattr(self, f"{side}_eta"), getattr(self, f"{side}_solver_type")
         chosen: SolverType = solver_type
         transitions = trajectory(
-            self.mixture.model(),
+            self.model(),
             x,
             sigmas,
             eta=eta,
             s_noise=getattr(self, f"{side}_s_noise"),
             solver_type=chosen,
-            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=eta),
+            noise_sampler=self.kept.bridge(x, sigmas, self.seed, eta),
         )
         return torch.stack([x, *(t.x_next for t in transitions)])
 
@@ -234,28 +185,9 @@ class SideBySide(LiveFigure):
     def compute(self) -> dict[str, Any]:
         """States of both sides, float32 by step, particle, coordinate, and what they are for."""
         states = {side: self.run(side) for side in SIDES}
-        parts: dict[str, Any] = {
-            side: x.float().cpu().numpy().tobytes() for side, x in states.items()
-        }
-        return {**parts, "settings": self._run_settings()}
-
-    def _run_settings(self) -> dict[str, Any]:
-        state = self.page_state()
-        return {name: state[name] for name in state if self.trait_metadata(name, "run")}
-
-    def _changed(self, change: Any) -> None:
-        # A preset changes many traits at once: the first of their notifications computes for all.
-        known = change.name not in ("device", "target") and self.result is not None
-        if not (known and self.result["settings"] == self._run_settings()):
-            super()._changed(change)
+        return {side: x.float().cpu().numpy().tobytes() for side, x in states.items()}
 
     # --- the picture
-
-    @property
-    def half_width(self) -> float:
-        """Of the squares that are shown: the data, and most of the starting points."""
-        first: float = self.sigma_max
-        return _extent(self.mixture) + 0.5 * min(first, 4.0)
 
     def picture(self) -> Figure:
         """Both sides at the shown progress, and the lines from A to B."""
@@ -263,14 +195,14 @@ class SideBySide(LiveFigure):
         shown = {side: self.shown_step(side) for side in SIDES}
         fig, axes = plt.subplots(1, 3, figsize=(7.6, 3.1), sharey=True, layout="constrained")
         for ax, side in zip(axes, SIDES, strict=False):
-            self._draw_ground(ax)
+            self.draw_ground(ax)
             line = figures.SOLVER_LINES[getattr(self, f"{side}_solver_type")]
             x, k = states[side], shown[side]
             few = x[: k + 1, : self.paths].transpose(2, 0, 1)
             ax.plot(*few, color=figures.INK, ls=line, lw=0.8, alpha=0.7)
             ax.plot(*x[k].T, ".", color=figures.INK, ms=2.5)
             ax.set_title(f"{side.upper()}: {self._words(side)}", fontsize=7.5)
-        self._draw_ground(axes[2])
+        self.draw_ground(axes[2])
         a, b = (states[side][shown[side]] for side in SIDES)
         axes[2].plot(*np.stack([a, b]).transpose(2, 0, 1), color=figures.INK, lw=0.6, alpha=0.6)
         axes[2].plot(*a.T, ".", color=figures.INK, ms=3)
@@ -280,31 +212,15 @@ class SideBySide(LiveFigure):
             ax.set_ylabel("")
         return fig
 
-    def _draw_ground(self, ax: Axes) -> None:
-        width = self.half_width
-        if _lowest_variance(self.mixture) > 0.0:
-            figures.density(ax, self.mixture, width)
-        else:
-            ax.plot(*self.mixture.means.T.cpu().numpy(), "o", mfc="none", mec=figures.TARGET, ms=5)
-        ax.set(xlim=(-width, width), ylim=(-width, width), aspect="equal")
-        ax.set(xlabel="$x^{(1)}$", ylabel="$x^{(2)}$")
-
     def _words(self, side: str) -> str:
         eta, s_noise, solver_type, steps = (getattr(self, f"{side}_{knob}") for knob in KNOBS)
         return f"{solver_type}, eta {eta:g}, s_noise {s_noise:g}, {steps} steps"
 
     def describe(self) -> str:
         """What the picture shows, for readers who do not see it."""
-        label = "your own target" if self.target is self._own else TARGETS[self.target][1]
         return (
-            f"Three panels over a target in the plane ({label}). A: particles with "
-            f"{self._words('a')}. B: the same starts with {self._words('b')}. Third: each particle "
-            f"under A, a dot, joined to itself under B, a ring; the root mean square distance "
-            f"between the results is {self.distance():.3f}."
+            f"Three panels over a target in the plane ({self.describe_target()}). A: particles "
+            f"with {self._words('a')}. B: the same starts with {self._words('b')}. Third: each "
+            f"particle under A, a dot, joined to itself under B, a ring; the root mean square "
+            f"distance between the results is {self.distance():.3f}."
         )
-
-
-def _spread_of(mixture: GaussianMixture) -> float:
-    """The root of the mean squared distance from the mean."""
-    values: Sequence[float] = mixture.covariance.diagonal().tolist()
-    return float(sum(values) ** 0.5)

@@ -11,6 +11,10 @@ export function element(tag, properties = {}, ...children) {
     else made[name] = value;
   }
   made.append(...children);
+  // JupyterLab's command mode takes the arrow keys from any element that does not say this.
+  if (made.matches("input, select, button, canvas, textarea")) {
+    made.dataset.lmSuppressShortcuts = "true";
+  }
   return made;
 }
 
@@ -93,19 +97,18 @@ export function button(text, pressed, properties = {}) {
 
 // --- frames --------------------------------------------------------------------------------------
 
-// Draws at most once a frame, and never while the figure is out of sight or the page is hidden.
-// `request()` asks for a drawing; what was asked for out of sight is drawn on the return.
+// Calls `draw` at most once a frame, and never while the figure is out of sight or the page is
+// hidden. `request()` asks for it; what was asked for out of sight is drawn on the return.
 export function frames(el, draw) {
-  const state = { count: 0, visible: false };
+  const state = { visible: false };
   let wanted = false, handle = 0;
   const schedule = () => {
     if (wanted && state.visible && !handle) handle = requestAnimationFrame(frame);
   };
-  const frame = now => {
+  const frame = () => {
     handle = 0;
     wanted = false;
-    state.count++;
-    draw(now);
+    draw();
   };
   const watch = new IntersectionObserver(entries => {
     state.visible = entries.at(-1).isIntersecting;
@@ -118,12 +121,54 @@ export function frames(el, draw) {
       wanted = true;
       schedule();
     },
+    // Draws now, if the figure is in sight. An answer that comes from a worker is on the screen a
+    // frame earlier so.
+    now() {
+      cancelAnimationFrame(handle);
+      handle = 0;
+      wanted = true;
+      if (state.visible && !document.hidden) frame();
+      else schedule();
+    },
+    get pending() { return wanted && state.visible; },
     stop() {
       watch.disconnect();
       cancelAnimationFrame(handle);
     },
   };
 }
+
+// Waits until nothing is under way: what the tests need to know.
+export async function settled(busy) {
+  do await new Promise(requestAnimationFrame); while (busy());
+}
+
+// Canvases as large in pixels as they are on the screen, up to two pixels for each of css. The sizes
+// are those last observed: to ask for them in a frame would make the browser lay out the page.
+export function canvasSizes(canvases, changed) {
+  const boxes = new Map();
+  const observer = new ResizeObserver(entries => {
+    for (const { target, contentRect } of entries) boxes.set(target, contentRect);
+    changed();
+  });
+  canvases.forEach(canvas => observer.observe(canvas));
+  const unitOf = () => Math.min(devicePixelRatio || 1, 2);
+  return {
+    // Sets the size; `unit` is a css pixel.
+    fit(canvas) {
+      const unit = unitOf(), box = boxes.get(canvas) ?? { width: 0, height: 0 };
+      const width = Math.round(box.width * unit), height = Math.round(box.height * unit);
+      if (canvas.width !== width) canvas.width = width;
+      if (canvas.height !== height) canvas.height = height;
+      return { pen: canvas.getContext("2d", { alpha: false }), unit, width, height };
+    },
+    // The pixels for each of css that the canvas has now.
+    unit: canvas => canvas.width / boxes.get(canvas).width,
+    stop: () => observer.disconnect(),
+  };
+}
+
+export const minus = number => String(number).replace("-", "−");
 
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -196,9 +241,8 @@ async function copy(text) {
 // --- taking it away ------------------------------------------------------------------------------
 
 // What every figure does with its settings: a link that carries them, and text to copy. `note` and
-// `code` are the figure's elements for a link that could not be followed and for the text; `judge`
-// may take found settings back that do not go together, and say why in `wrong`.
-export function sharing({ name, note, code, say, settings, limits, set, initial, judge = () => {} }) {
+// `code` are the figure's elements for what went wrong and for the text.
+export function sharing({ name, note, code, say, settings, limits, set, initial }) {
   function copyLink() {
     const link = makeLink(name, settings());
     history.replaceState(history.state, "", link);
@@ -214,12 +258,22 @@ export function sharing({ name, note, code, say, settings, limits, set, initial,
 
   function followLink() {
     const { found, wrong } = readLink(name, limits());
-    judge(found, wrong);
     if (Object.keys(found).length || wrong.length) set({ ...initial, ...found });
-    note.hidden = !wrong.length;
-    note.textContent = wrong.length
+    warn(wrong.length
       ? `The link could not be followed in full: ${wrong.join("; ")}. For these the defaults are shown.`
-      : "";
+      : "");
+  }
+
+  function warn(text) {
+    note.hidden = !text;
+    note.textContent = text;
+  }
+
+  // Settings that could not be computed: said until others could.
+  let inTrouble = false;
+  function showTrouble(text = "") {
+    if (text || inTrouble) warn(text);
+    inTrouble = Boolean(text);
   }
 
   async function offer(text, done) {
@@ -234,5 +288,21 @@ export function sharing({ name, note, code, say, settings, limits, set, initial,
     }
   }
 
-  return { copyLink, forgetLink, followLink, offer };
+  return { copyLink, forgetLink, followLink, offer, showTrouble };
+}
+
+// A target as Python code.
+export function targetInPython(name, data) {
+  const tensor = part => `    torch.tensor(${JSON.stringify(data[part])}, dtype=torch.float64),\n`;
+  const own = ["means", "covariances", "weights"].map(tensor).join("");
+  if (name === "own") return `dp.GaussianMixture(\n${own})`;
+  return name === "triangle" ? "dp.triangle()" : `widgets.target("${name}")`;
+}
+
+export function save(canvas, name) {
+  canvas.toBlob(blob => {
+    const link = element("a", { href: URL.createObjectURL(blob), download: `${name}.png` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }, "image/png");
 }

@@ -250,6 +250,7 @@ export function mixture({ means, covariances, weights }) {
   // E[x0 | x] of n states, written to `out`.
   function denoise(x, n, sigma, alpha, out) {
     prepare(sigma, alpha);
+    if (d === 1) return denoiseLine(x, n, out);
     if (d === 2) return denoisePlane(x, n, out);
     for (let i = 0; i < n; i++) {
       const at = i * d;
@@ -315,6 +316,29 @@ export function mixture({ means, covariances, weights }) {
     return out;
   }
 
+  // The same on the line.
+  function denoiseLine(x, n, out) {
+    for (let i = 0; i < n; i++) {
+      let highest = -Infinity;
+      for (let j = 0; j < K; j++) {
+        const u = x[i] - centre[j];
+        turned[j] = u;
+        joint[j] = constant[j] - 0.5 * u * u * inverse[j];
+        if (joint[j] > highest) highest = joint[j];
+      }
+      let mass = 0, total = 0;
+      for (let j = 0; j < K; j++) {
+        const below = joint[j] - highest;
+        if (below < NEGLIGIBLE) continue;
+        const r = below === 0 ? 1 : Math.exp(below);
+        mass += r;
+        total += r * (m[j] + gain[j] * turned[j]);
+      }
+      out[i] = total / mass;
+    }
+    return out;
+  }
+
   // log p_sigma(x) of n states, written to `out`.
   function logDensity(x, n, sigma, alpha, out) {
     prepare(sigma, alpha);
@@ -348,7 +372,18 @@ export function mixture({ means, covariances, weights }) {
     return out;
   }
 
-  return { d, denoise, logDensity, sample };
+  // The law of u . x0 for a direction u, a mixture on the line.
+  function along(unit) {
+    const dot = (row, at) => unit.reduce((sum, u, a) => sum + u * row[at + a], 0);
+    return {
+      means: means.map((_, j) => dot(m, j * d)),
+      variances: means.map((_, j) => unit.reduce((sum, _, a) =>
+        sum + spread[j * d + a] * dot(basis, (j * d + a) * d) ** 2, 0)),
+      weights: w,
+    };
+  }
+
+  return { d, denoise, logDensity, sample, along };
 }
 
 // exp(-46) = 1e-20: even ten thousand such shares change no digit of a sum that holds a 1.
@@ -464,6 +499,7 @@ function firstAbove(edges, u) {
 export function makeNoise(seed, n, d, clock = "tau") {
   const normals = createNormals(batchNormals, seed, n, d);
   return (mesh, eta) => {
+    if (eta === 0) return []; // D = 0: no step adds noise
     const lam = mesh.lam.filter(l => l < Infinity);
     return bridgeNoise(bridgeWeights(lam, { clock, eta, process: mesh.process }), normals, n * d);
   };
@@ -523,34 +559,64 @@ export function spread(x, d) {
   return Math.sqrt(squares);
 }
 
-// The sliced Wasserstein distance to a reference sample of the same size, as a function of x:
+// The sliced Wasserstein distance of n points to a target, as a function of the points:
 //
-//   sqrt( mean over directions u of  mean over ranks i of  (sorted(u . x)_i - sorted(u . y)_i)^2 ).
+//   sqrt( mean over directions u and ranks i of  (sorted(u . x)_i - q_u((i + 1/2) / n))^2 ).
 //
-// In one dimension the best pairing of two samples is by rank, hence the sorting. The directions
-// are even in angle, not random: the same picture always has the same number. The reference is
-// sorted once. Two exact samples of n are not at 0 either but near n^(-1/2): show that beside it.
-export function slicedDistance(reference, d, directions = 16) {
+// In one dimension the best way to carry a sample onto a law is by rank, hence the sorting and the
+// quantiles q_u of the target along u: the law itself, so that only the points are by chance. The
+// directions are even in angle: the same picture always has the same number. n exact samples are
+// not at 0 either but near n^(-1/2): show that beside it.
+export function slicedDistance(target, n, directions = 16) {
+  const { d } = target;
   if (d > 2) throw new RangeError(`slicedDistance takes one or two dimensions, got ${d}`);
-  const count = d === 1 ? 1 : directions;
-  const units = Array.from({ length: count }, (_, j) => {
-    const angle = (Math.PI * j) / count;
-    return [Math.cos(angle), Math.sin(angle)];
-  });
-  const project = (x, [cos, sin]) => {
-    const line = new Float64Array(x.length / d);
-    for (let i = 0; i < line.length; i++) {
-      line[i] = d === 1 ? x[i] : cos * x[2 * i] + sin * x[2 * i + 1];
-    }
-    return line.sort();
-  };
-  const sorted = units.map(unit => project(reference, unit));
+  const units = d === 1 ? [[1]] : Array.from({ length: directions }, (_, j) =>
+    [Math.cos((Math.PI * j) / directions), Math.sin((Math.PI * j) / directions)]);
+  const exact = units.map(unit => quantiles(target.along(unit), n));
+  const line = new Float64Array(n);
   return x => {
     let squares = 0;
-    units.forEach((unit, j) => {
-      const line = project(x, unit);
-      for (let i = 0; i < line.length; i++) squares += (line[i] - sorted[j][i]) ** 2 / line.length;
+    units.forEach(([cos, sin], j) => {
+      for (let i = 0; i < n; i++) line[i] = d === 1 ? x[i] : cos * x[2 * i] + sin * x[2 * i + 1];
+      line.sort();
+      for (let i = 0; i < n; i++) squares += (line[i] - exact[j][i]) ** 2 / n;
     });
-    return Math.sqrt(squares / count);
+    return Math.sqrt(squares / units.length);
   };
+}
+
+const PLACES = 4096; // at which a distribution function is known
+
+// The quantiles of a mixture on the line at (i + 1/2) / n: its density is summed up on a grid and
+// the sum inverted by straight lines. What is narrower than the grid's gap, such as a point, is
+// widened to it; so no quantile is off by more than a gap or two, which is 1/4096 of the range.
+function quantiles({ means, variances, weights }, n) {
+  const sd = variances.map(Math.sqrt);
+  const least = Math.min(...means.map((m, j) => m - 8 * sd[j]));
+  const most = Math.max(...means.map((m, j) => m + 8 * sd[j]));
+  const room = 0.01 * (most - least) + 1e-9; // for points at the ends to be widened
+  const low = least - room, gap = (most + room - low) / (PLACES - 1);
+  const below = new Float64Array(PLACES); // probability up to a place; first, at it
+  means.forEach((m, j) => {
+    const width = Math.max(sd[j], gap), reach = 8 * width;
+    const first = Math.max(0, Math.ceil((m - reach - low) / gap));
+    const last = Math.min(PLACES - 1, Math.floor((m + reach - low) / gap));
+    for (let i = first; i <= last; i++) {
+      below[i] += weights[j] / width * Math.exp(-0.5 * ((low + i * gap - m) / width) ** 2);
+    }
+  });
+  let total = 0;
+  for (let i = 0, before = 0; i < PLACES; i++) {
+    const here = below[i];
+    total += (before + here) / 2;
+    below[i] = total;
+    before = here;
+  }
+  const out = new Float64Array(n);
+  for (let i = 0, at = 1; i < n; i++) {
+    const wanted = total * (i + 0.5) / n;
+    while (below[at] < wanted) at++;
+    out[i] = low + gap * (at - (below[at] - wanted) / (below[at] - below[at - 1]));
+  }
+  return out;
 }

@@ -1,14 +1,14 @@
 // The trajectory explorer: particles on their way to a target in the plane.
 //
 // In Jupyter the trajectories come from Python, in the trait `result`. In a page without a kernel
-// engine.js computes them here; the rest is the same.
+// runs.js computes them, in a worker; the rest is the same.
 
+import { mixture } from "./engine.js";
+import { measure, meshOf, tableOf } from "./runs.js";
+import { createRunner } from "./worker.js";
 import {
-  SCHEDULES, TARGET, makeMesh, makeNoise, mixture, run, slicedDistance, spread, start, stepTable,
-} from "./engine.js";
-import { batchNormals } from "./philox.js";
-import {
-  button, calm, choice, count, element, frames, onTheme, readColours, sharing, slider,
+  button, calm, canvasSizes, choice, count, element, frames, onTheme, readColours, save, settled,
+  sharing, slider, targetInPython,
 } from "./controls.js";
 import { arrow, createPlane } from "./plane.js";
 
@@ -18,17 +18,16 @@ const TERMS = { drift: [], history: [3, 1.6], noise: [1, 1.4] };
 const RUN = ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min",
   "sigma_max", "seed", "particles", "noise"];
 const SETTINGS = [...RUN, "step", "particle"];
-const GRID = 141; // points along one side at which the target's density is computed
 
 export default {
-  async render({ model, el }) {
-    const figure = createFigure(model, el);
+  async render({ model, el, textOf }) {
+    const figure = createFigure(model, el, textOf);
     el.figure = figure; // what the tests read
     return figure.remove;
   },
 };
 
-function createFigure(model, el) {
+function createFigure(model, el, textOf) {
   const kernel = typeof model.send === "function";
   const name = model.get("name");
   const get = setting => model.get(setting);
@@ -98,14 +97,8 @@ function createFigure(model, el) {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
   });
-  const { copyLink, forgetLink, followLink, offer } = sharing({
+  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
     name, note, code, say, settings, limits, set, initial,
-    judge(found, wrong) {
-      if (found.sigma_min >= found.sigma_max) {
-        wrong.push(`sigma_min = ${found.sigma_min} is not below sigma_max`);
-        delete found.sigma_min;
-      }
-    },
   });
 
   const legend = element("table", { className: "live-terms" },
@@ -144,10 +137,10 @@ function createFigure(model, el) {
 
   // --- the run ---
 
-  let stale = true, groundStale = true, coloursStale = true;
-  let colours, target, first, fresh, noiseOf, reference, mesh, table, result, measured;
-  let made = {}; // the settings that the parts above were made for
-  const timing = { run: 0, draw: 0 };
+  let stale = true, unpainted = true, groundStale = true, coloursStale = true;
+  let colours, target, mesh, table, result, measured, painted = 0;
+  const made = {}, kept = {};
+  const timing = { run: 0, draw: 0, at: 0 };
 
   const differs = (part, key) => {
     if (made[part] === key) return false;
@@ -155,61 +148,39 @@ function createFigure(model, el) {
     return true;
   };
 
-  function compute() {
-    // Python's answer may be to the question before: it says which settings it was computed for.
-    const answer = kernel ? get("result") : null;
-    if (kernel && answer === null) return false;
-    const s = answer?.settings ?? Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
-    const data = get("offers").targets[s.target];
-    if (differs("target", data)) {
+  const runner = kernel ? null : createRunner("explorer", textOf, answer => {
+    take(answer);
+    loop.now();
+  });
+
+  // Asks for what the settings are now. The kernel needs no asking.
+  function ask() {
+    const s = Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
+    if (runner) runner.ask({ settings: s, data: get("offers").targets[s.target] });
+    else if (get("result")) take(unpack(get("result")));
+  }
+
+  // An answer may be to the question before: it says which settings it was computed for.
+  function take(answer) {
+    showTrouble(answer.trouble);
+    if (answer.trouble) return;
+    result = answer;
+    const s = result.settings, data = result.data ?? get("offers").targets[s.target];
+    if (differs("target", JSON.stringify(data))) {
       target = { ...data, ...mixture(data) };
-      made.reference = null;
       groundStale = true;
     }
-    mesh = makeMesh(SCHEDULES[s.schedule](s.steps,
-      { sigmaMin: s.sigma_min, sigmaMax: s.sigma_max }));
-    table = stepTable(mesh, { eta: s.eta, sNoise: s.s_noise, solverType: s.solver_type });
-
-    if (kernel) {
-      result = unpack(answer);
-    } else {
-      if (differs("noise", `${s.seed} ${s.particles}`)) {
-        noiseOf = makeNoise(s.seed, s.particles, 2);
-      }
-      const xi = s.noise === "path" ? noiseOf(mesh, s.eta) : freshNoise(s);
-      if (differs("start", `${s.target} ${s.seed} ${s.particles} ${mesh.sigma[0]}`)) {
-        first = start(target, mesh, s.seed, s.particles);
-      }
-      result = run({ target, mesh, table, x: first, xi });
-    }
-    return true;
+    mesh = meshOf(s);
+    table = tableOf(mesh, s);
+    timing.run = result.time ?? 0;
+    unpainted = true;
+    clearTimeout(sums);
+    if (result.measured) showNumbers(result.measured);
+    // The picture first, the numbers when it is on the screen.
+    else sums = setTimeout(() => showNumbers(measure(result.states.at(-1), data, kept)));
   }
 
-  function measure() {
-    const last = result.states.at(-1), n = last.length / 2;
-    if (differs("reference", n)) {
-      const distanceTo = slicedDistance(target.sample(0, n), 2);
-      // Other exact samples of the same size are not at 0 either: this is what to expect of them.
-      const exact = [1, 2, 3, 4].map(i =>
-        distanceTo(target.sample(0, n, { stream: TARGET + i })));
-      reference = { distanceTo, floor: Math.hypot(...exact) / 2, spread: spreadOf(target) };
-    }
-    measured = {
-      spread: spread(last, 2), targetSpread: reference.spread,
-      distance: reference.distanceTo(last), exactDistance: reference.floor,
-    };
-  }
-
-  // The twin of FreshNoise in explorer.py.
-  function freshNoise({ seed, steps, particles }) {
-    if (differs("fresh", `${seed} ${steps} ${particles}`)) {
-      fresh = Array.from({ length: steps },
-        (_, k) => batchNormals(seed, 128 * steps + k, particles, 2));
-    }
-    return fresh;
-  }
-
-  function unpack({ states, estimates, steps }) {
+  function unpack({ states, estimates, steps, settings }) {
     const cut = view => {
       const all = Float64Array.from(new Float32Array(
         view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)));
@@ -218,7 +189,7 @@ function createFigure(model, el) {
         return Array.from({ length }, (_, k) => all.subarray(k * size, (k + 1) * size));
       };
     };
-    return { states: cut(states)(steps + 1), estimates: cut(estimates)(steps) };
+    return { states: cut(states)(steps + 1), estimates: cut(estimates)(steps), settings };
   }
 
   const shownStep = () => Math.min(get("step"), result.states.length - 1);
@@ -239,66 +210,46 @@ function createFigure(model, el) {
   // --- drawing ---
 
   const plane = createPlane();
-  const halfWidth = () => target.extent + 0.5 * Math.min(get("sigma_max"), 4);
+  const halfWidth = () => target.extent + 0.5 * Math.min(result.settings.sigma_max, 4);
   // A point of the plane in the pixels of its canvas, and back.
   const toCanvas = ([x, y]) => [(x / halfWidth() + 1) * 0.5 * canvas.width,
     (1 - y / halfWidth()) * 0.5 * canvas.width];
   const fromCanvas = (px, py) => [(2 * px / canvas.width - 1) * halfWidth(),
     (1 - 2 * py / canvas.width) * halfWidth()];
   const loop = frames(whole, draw);
-  const redraw = () => loop.request();
+  const redraw = () => { unpainted = true; loop.request(); };
+  const sizes = canvasSizes([canvas, loupe], redraw);
 
   function draw() {
     const began = performance.now();
+    if (stale) {
+      stale = false;
+      showSettings();
+      ask();
+    }
+    if (!unpainted || !result) return;
+    unpainted = false;
     if (coloursStale) {
       colours = readColours(whole, COLOURS);
       coloursStale = false;
       groundStale = true;
     }
-    if (stale) {
-      if (compute()) {
-        stale = false;
-        // The picture first, the numbers when it is on the screen.
-        clearTimeout(sums);
-        sums = setTimeout(showNumbers);
-      }
-      showSettings();
-    }
-    const computed = performance.now();
-    if (result) {
-      position.show(shownStep(), result.states.length - 1);
-      chosen.show(shownParticle(), result.states[0].length / 2 - 1);
-      drawPlane();
-      drawLoupe();
-    }
-    timing.run = computed - began;
-    timing.draw = performance.now() - computed;
-  }
-
-  // A canvas as large in pixels as it is on the screen, up to two pixels for each of css. The sizes
-  // are those last observed: to ask for them here would make the browser lay out the page.
-  const sizes = new Map();
-  const observer = new ResizeObserver(entries => {
-    for (const { target: of, contentRect } of entries) sizes.set(of, contentRect);
-    redraw();
-  });
-  observer.observe(canvas);
-  observer.observe(loupe);
-
-  function fit(of) {
-    const unit = Math.min(devicePixelRatio || 1, 2);
-    const box = sizes.get(of) ?? { width: 0, height: 0 };
-    const width = Math.round(box.width * unit), height = Math.round(box.height * unit);
-    if (of.width !== width) of.width = width;
-    if (of.height !== height) of.height = height;
-    return { pen: of.getContext("2d", { alpha: false }), unit, width, height };
+    position.show(shownStep(), result.states.length - 1);
+    chosen.show(shownParticle(), result.states[0].length / 2 - 1);
+    drawPlane();
+    drawLoupe();
+    painted++;
+    timing.at = performance.now();
+    timing.draw = timing.at - began;
   }
 
   function drawPlane() {
-    const { pen, unit, width: size } = fit(canvas);
+    const { pen, unit, width: size } = sizes.fit(canvas);
     if (!size) return;
     plane.resize(size, halfWidth());
-    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) drawGround();
+    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) {
+      plane.setGround(colours.paper, colours.target, target);
+    }
     groundStale = false;
     const { states } = result, n = states[0].length / 2;
     const k = shownStep(), i = shownParticle();
@@ -308,8 +259,7 @@ function createFigure(model, el) {
     plane.develop(colours.ink);
     plane.dots(states[k], colours.ink, Math.max(1.1, Math.min(2, 30 / Math.sqrt(n))) * fine, 0.85);
     plane.show(pen, size);
-    if (!target.smooth) drawPoints(pen, unit);
-    drawAxes(pen, unit, size);
+    plane.axes(pen, unit, size, target, colours);
 
     for (let j = 0; j < k; j++) {
       drawStep(pen, j, i, toCanvas, unit, j === k - 1 ? 2.6 : 1.3);
@@ -317,64 +267,6 @@ function createFigure(model, el) {
     const [x, y] = toCanvas([states[k][2 * i], states[k][2 * i + 1]]);
     ring(pen, x, y, 5 * unit, unit);
     canvas.setAttribute("aria-label", `Paths of ${n} particles in the plane, ${describeStep(k)}.`);
-  }
-
-  function drawGround() {
-    let density = null;
-    if (target.smooth) {
-      const points = new Float64Array(2 * GRID * GRID), wide = halfWidth();
-      for (let j = 0, at = 0; j < GRID; j++) {
-        for (let i = 0; i < GRID; i++) {
-          points[at++] = (2 * i / (GRID - 1) - 1) * wide;
-          points[at++] = (2 * j / (GRID - 1) - 1) * wide;
-        }
-      }
-      density = target.logDensity(points, GRID * GRID, 0, 1, new Float64Array(GRID * GRID));
-    }
-    plane.setGround(colours.paper, colours.target, density, GRID);
-  }
-
-  function drawPoints(pen, unit) {
-    pen.strokeStyle = colours.target;
-    pen.lineWidth = 1.2 * unit;
-    for (const point of target.means) {
-      const [x, y] = toCanvas(point);
-      pen.beginPath();
-      pen.arc(x, y, 4 * unit, 0, 7);
-      pen.stroke();
-    }
-  }
-
-  function drawAxes(pen, unit, size) {
-    pen.strokeStyle = pen.fillStyle = colours.muted;
-    pen.lineWidth = unit;
-    pen.font = `${11 * unit}px system-ui, sans-serif`;
-    pen.textBaseline = "middle";
-    const wide = halfWidth(), gap = wide > 6 ? 4 : wide > 3 ? 2 : 1;
-    pen.beginPath();
-    for (let tick = -gap * Math.floor(wide / gap); tick < wide; tick += gap) {
-      const [x, y] = toCanvas([tick, tick]);
-      pen.moveTo(x, size);
-      pen.lineTo(x, size - 5 * unit);
-      pen.moveTo(0, y);
-      pen.lineTo(5 * unit, y);
-      pen.textAlign = "center";
-      if (Math.abs(tick) < wide * 0.84) {
-        pen.fillText(minus(tick), x, size - 13 * unit);
-        pen.textAlign = "left";
-        pen.fillText(minus(tick), 9 * unit, y);
-      }
-    }
-    pen.stroke();
-    const axis = (index, x, y) => {
-      pen.font = `italic ${15 * unit}px serif`;
-      pen.fillText("x", x, y);
-      pen.font = `${10 * unit}px serif`;
-      pen.fillText(`(${index})`, x + 8 * unit, y - 6 * unit);
-    };
-    pen.textAlign = "left";
-    axis(1, size - 28 * unit, size - 14 * unit);
-    axis(2, 9 * unit, 17 * unit);
   }
 
   // The terms of step j, head to tail.
@@ -399,7 +291,7 @@ function createFigure(model, el) {
   }
 
   function drawLoupe() {
-    const { pen, unit, width, height } = fit(loupe);
+    const { pen, unit, width, height } = sizes.fit(loupe);
     if (!width) return;
     pen.fillStyle = colours.paper;
     pen.fillRect(0, 0, width, height);
@@ -488,8 +380,8 @@ function createFigure(model, el) {
   }
 
   let sums = 0, speech = 0;
-  function showNumbers() {
-    measure();
+  function showNumbers(found) {
+    measured = found;
     const fixed = value => value.toFixed(3);
     results.spread.value = `${fixed(measured.spread)} (target ${fixed(measured.targetSpread)})`;
     results.distance.value =
@@ -550,7 +442,7 @@ function createFigure(model, el) {
 
   canvas.addEventListener("click", event => {
     if (!result) return;
-    const unit = canvas.width / sizes.get(canvas).width;
+    const unit = sizes.unit(canvas);
     const [px, py] = fromCanvas(event.offsetX * unit, event.offsetY * unit);
     nearest((x, y) => Math.hypot(x - px, y - py));
   });
@@ -575,11 +467,6 @@ function createFigure(model, el) {
 
   function asPython() {
     const s = settings();
-    const data = get("offers").targets[s.target];
-    const tensor = list => `torch.tensor(${JSON.stringify(list)}, dtype=torch.float64)`;
-    const own = `dp.GaussianMixture(${["means", "covariances", "weights"].map(part =>
-      `\n    ${tensor(data[part])},`).join("")}\n)`;
-    const named = s.target === "triangle" ? "dp.triangle()" : `widgets.target("${s.target}")`;
     const noise = s.noise === "path"
       ? `dp.PhiloxBridge(x, sigmas, seed=${s.seed}, eta=${s.eta})`
       : `widgets.FreshNoise(x, sigmas, seed=${s.seed})`;
@@ -590,7 +477,7 @@ function createFigure(model, el) {
       "from dpmpp_core import widgets",
       "from dpmpp_core.widgets.start import start",
       "",
-      `target = ${s.target === "own" ? own : named}`,
+      `target = ${targetInPython(s.target, get("offers").targets[s.target])}`,
       `sigmas = dp.schedule.${s.schedule}(${s.steps}, sigma_min=${s.sigma_min}, sigma_max=${s.sigma_max})`,
       `x = start(target, dp.Mesh.from_sigmas(sigmas), seed=${s.seed}, n=${s.particles})`,
       `noise = ${noise}`,
@@ -610,7 +497,7 @@ function createFigure(model, el) {
 
   function savePicture() {
     if (!result) return;
-    const { width } = canvas, unit = width / sizes.get(canvas).width, line = 18 * unit;
+    const { width } = canvas, unit = sizes.unit(canvas), line = 18 * unit;
     const sheet = element("canvas", { width, height: width + 3.4 * line });
     const pen = sheet.getContext("2d");
     pen.fillStyle = colours.paper;
@@ -631,43 +518,45 @@ function createFigure(model, el) {
       pen.fillText(term, left + 38 * unit, y + 4 * unit);
       left += 100 * unit;
     }
-    sheet.toBlob(blob => {
-      const link = element("a", { href: URL.createObjectURL(blob), download: `${name}.png` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-      say("Picture saved.");
-    }, "image/png");
+    save(sheet, name);
+    say("Picture saved.");
   }
 
   // --- what makes it draw ---
 
-  const rerun = () => { stale = true; redraw(); };
+  const rerun = () => { stale = true; loop.request(); };
   const heed = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun],
+    ["change:trouble", () => showTrouble(get("trouble"))],
     ["change:step", redraw], ["change:particle", redraw],
   ];
   for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) model.send("shown");
+  if (kernel) {
+    showTrouble(get("trouble"));
+    model.send("shown");
+  }
   else {
     addEventListener("hashchange", followLink);
     followLink();
   }
-  redraw();
+  rerun();
 
   return {
     get result() { return result; },
     get table() { return table; },
     get measured() { return measured; },
-    get frames() { return loop.state.count; },
+    get frames() { return painted; },
+    settled: () => settled(() => runner?.busy || loop.pending),
     timing, settings, asPython, terms: (k, i) => termsOf(k, i),
     remove() {
       pause();
       clearTimeout(sums);
       clearTimeout(speech);
       loop.stop();
-      observer.disconnect();
+      runner?.stop();
+      sizes.stop();
       forgetTheme();
       removeEventListener("hashchange", followLink);
       for (const [event, listener] of heed) model.off(event, listener);
@@ -675,15 +564,5 @@ function createFigure(model, el) {
   };
 }
 
-// The spread of the target itself, from its mean and covariance.
-function spreadOf({ means, covariances, weights }) {
-  const total = weights.reduce((a, b) => a + b, 0);
-  const mean = [0, 1].map(a => means.reduce((sum, m, j) => sum + weights[j] * m[a], 0) / total);
-  const trace = s => (Array.isArray(s) ? s.reduce((sum, v, a) => sum + (v[a] ?? v), 0) : 2 * s);
-  return Math.sqrt(means.reduce((sum, m, j) => sum +
-    weights[j] * (trace(covariances[j]) + (m[0] - mean[0]) ** 2 + (m[1] - mean[1]) ** 2), 0) / total);
-}
-
 const distance = ([ax, ay], [bx, by]) => Math.hypot(ax - bx, ay - by);
-const minus = number => String(number).replace("-", "−");
 const lowered = number => String(number).replace(/\d/g, digit => "₀₁₂₃₄₅₆₇₈₉"[digit]);

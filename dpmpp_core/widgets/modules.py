@@ -1,9 +1,11 @@
-"""One self-contained JavaScript module from several.
+"""The figures' JavaScript, from several files: joined into one module, or as scripts of a page.
 
 The files beside this one are ES modules that import each other. A page that was opened from the
-disk may not import a file, and anywidget takes one text. So the modules that a widget needs are
-joined into one text, dependencies first. Each inner module becomes the value of a function call,
-an object of its exports, so that their private names do not meet::
+disk may not import a file, and anywidget takes one text. So there are two ways around imports.
+
+For JupyterLab the modules that a widget needs are joined into one text, dependencies first. Each
+inner module becomes the value of a function call, an object of its exports, so that their private
+names do not meet::
 
     const $philox = (() => {
     ... the text of philox.js, without the word `export` ...
@@ -11,6 +13,18 @@ an object of its exports, so that their private names do not meet::
     })();
 
 The outermost module is not wrapped: its exports are those of the whole.
+
+In a page without a kernel each module is a classic script of its own, loaded once for all figures.
+It does not run but registers a function: ``sphinx_ext/live_figures.js`` calls it, and a worker gets
+its text::
+
+    (globalThis.liveModules ??= {}).bridge = {
+    needs: ["philox"],
+    make: ($philox) => {
+    ... the text of bridge.js ...
+    return { bridgeWeights, bridgeNoise };
+    },
+    };
 """
 
 from __future__ import annotations
@@ -22,7 +36,7 @@ from importlib.resources import files
 
 from .. import symbolic
 
-__all__ = ["join", "module_source"]
+__all__ = ["join", "module_source", "scripts"]
 
 _IMPORT = re.compile(
     r"^import\s+(?:\*\s+as\s+(?P<whole>[\w$]+)|\{(?P<names>[^}]*)\})\s+from\s+"
@@ -33,6 +47,7 @@ _EXPORT = re.compile(
     r"^export (?=(?:const|let|class|function\*?|async function\*?)\s+(?P<name>[\w$]+))",
     re.MULTILINE,
 )
+_DEFAULT = re.compile(r"^export default ", re.MULTILINE)
 _LEFT_OVER = re.compile(r"^(?:import\b.*|export\b.*)$", re.MULTILINE)
 _LEFT_OVER_IMPORT = re.compile(r"^import\b.*$", re.MULTILINE)
 
@@ -62,22 +77,39 @@ def join(name: str, read: Callable[[str], str]) -> str:
         ValueError: for any other import, for any other export of an inner module, and for modules
             that import each other in a circle.
     """
-    joined: dict[str, str] = {}
+    texts = _texts(name, read)
+    outermost = texts.pop(name)
+    inner = (
+        f"const {_variable(file)} = (() => {{\n{_body(file, text)}}})();\n"
+        for file, text in texts.items()
+    )
+    return "\n".join([*inner, _bound(name, outermost)])
 
-    def add(file: str, within: tuple[str, ...]) -> str:
-        """The text of a file, its imports replaced; what it imports is in ``joined`` by then."""
-        if file in within:
-            raise ValueError("modules must not import in a circle: " + " -> ".join((*within, file)))
-        text = read(file)
-        for imported in dict.fromkeys(match["file"] for match in _IMPORT.finditer(text)):
-            if imported not in joined:
-                joined[imported] = _wrap(imported, add(imported, (*within, file)))
-        text = _IMPORT.sub(_binding, text)
-        _refuse(_LEFT_OVER_IMPORT, file, text)
-        return text
 
-    outermost = add(name, ())
-    return "\n".join([*joined.values(), outermost])
+def scripts(name: str, read: Callable[[str], str] | None = None) -> dict[str, str]:
+    """A module and everything that it imports as classic scripts, by file name.
+
+    They stand in the order in which a page may load them: what is needed comes first.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`module_source`; the module itself, unlike those
+            that it imports, may have a default export.
+    """
+    texts = _texts(name, read or _read)
+    # An inner module with a default export could not be joined, and is refused here too.
+    texts[name] = _DEFAULT.sub("export const $default = ", texts[name])
+    return {file: _script(file, text) for file, text in texts.items()}
+
+
+def _script(file: str, text: str) -> str:
+    needs = _imports(text)
+    stems = ", ".join(f'"{_stem(need)}"' for need in needs)
+    return (
+        f"(globalThis.liveModules ??= {{}}).{_stem(file)} = {{\n"
+        f"needs: [{stems}],\n"
+        f'make: ({", ".join(map(_variable, needs))}) => {{\n"use strict";\n'
+        f"{_body(file, text)}}},\n}};\n"
+    )
 
 
 def _read(file: str) -> str:
@@ -86,13 +118,41 @@ def _read(file: str) -> str:
     return files(__package__).joinpath(file).read_text(encoding="utf-8")
 
 
-def _wrap(file: str, text: str) -> str:
+def _texts(name: str, read: Callable[[str], str]) -> dict[str, str]:
+    """The text of a file and of all that it imports, by file name, dependencies first."""
+    found: dict[str, str] = {}
+
+    def add(file: str, within: tuple[str, ...]) -> None:
+        if file in within:
+            raise ValueError("modules must not import in a circle: " + " -> ".join((*within, file)))
+        if file not in found:
+            text = read(file)
+            for imported in _imports(text):
+                add(imported, (*within, file))
+            found[file] = text
+
+    add(name, ())
+    return found
+
+
+def _imports(text: str) -> list[str]:
+    return list(dict.fromkeys(match["file"] for match in _IMPORT.finditer(text)))
+
+
+def _body(file: str, text: str) -> str:
+    """The inside of a function that returns the exports of a module."""
     names = [match["name"] for match in _EXPORT.finditer(text)]
-    text = _EXPORT.sub("", text)
+    text = _EXPORT.sub("", _bound(file, text))
     _refuse(_LEFT_OVER, file, text)
-    return (
-        f"const {_variable(file)} = (() => {{\n{text}\nreturn {{ {', '.join(names)} }};\n}})();\n"
-    )
+    exports = ("default: $default" if name == "$default" else name for name in names)
+    return f"{text}\nreturn {{ {', '.join(exports)} }};\n"
+
+
+def _bound(file: str, text: str) -> str:
+    """A text whose imports are declarations."""
+    text = _IMPORT.sub(_binding, text)
+    _refuse(_LEFT_OVER_IMPORT, file, text)
+    return text
 
 
 def _binding(match: re.Match[str]) -> str:
@@ -104,8 +164,12 @@ def _binding(match: re.Match[str]) -> str:
     return f"const {{ {names.rstrip(', ')} }} = {source};"
 
 
+def _stem(file: str) -> str:
+    return re.sub(r"\W", "_", file.removesuffix(".js"))
+
+
 def _variable(file: str) -> str:
-    return "$" + re.sub(r"\W", "_", file.removesuffix(".js"))
+    return "$" + _stem(file)
 
 
 def _refuse(pattern: re.Pattern[str], file: str, text: str) -> None:

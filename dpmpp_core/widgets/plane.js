@@ -4,7 +4,7 @@
 // for each pixel, takes a tenth of that, and where many paths lie on each other the picture stays
 // legible, because ink can be mapped to a shade afterwards.
 
-import { rgb } from "./controls.js";
+import { minus, rgb } from "./controls.js";
 
 // The square of a half width about the origin, `size` pixels along a side. More than MOST are drawn
 // no finer, but enlarged.
@@ -12,7 +12,7 @@ const MOST = 640;
 
 export function createPlane() {
   let size = 0, coarse = 1, ink, pixels, words, ground, halfWidth = 1;
-  const shades = Float32Array.from({ length: 1024 }, (_, i) => 1 - Math.exp(-i / 256));
+  const shades = Uint8Array.from({ length: 1024 }, (_, i) => 256 * 0.85 * (1 - Math.exp(-i / 256)));
   const own = document.createElement("canvas");
 
   function resize(side, newHalfWidth) {
@@ -26,17 +26,26 @@ export function createPlane() {
   }
 
   // The ground: paper, with the target's density in bands of equal ratio, as figures.density draws
-  // it. `density` holds log p on a square grid of `across` points, rows from the bottom.
-  function setGround(paper, grey, density, across) {
+  // it, or nothing for a target without a density.
+  function setGround(paper, grey, target) {
     const [pr, pg, pb] = rgb(paper), [gr, gg, gb] = rgb(grey);
     const bands = Uint32Array.from({ length: 11 }, (_, band) => {
       const part = band * 0.055;
       return pack(pr + (gr - pr) * part, pg + (gg - pg) * part, pb + (gb - pb) * part);
     });
-    if (!density) {
+    if (!target.smooth) {
       ground.fill(bands[0]);
       return;
     }
+    const across = 141, points = new Float64Array(2 * across * across); // rows from the bottom
+    for (let j = 0, at = 0; j < across; j++) {
+      for (let i = 0; i < across; i++) {
+        points[at++] = (2 * i / (across - 1) - 1) * halfWidth;
+        points[at++] = (2 * j / (across - 1) - 1) * halfWidth;
+      }
+    }
+    const density = new Float64Array(across * across);
+    target.logDensity(points, across * across, 0, 1, density);
     const highest = density.reduce((a, b) => Math.max(a, b), -Infinity);
     const level = density.map(log => 10 + (log - highest) / Math.LN2);
     const scale = (across - 1) / (size - 1);
@@ -60,9 +69,9 @@ export function createPlane() {
     coarse = (states.length - 1) * states[0].length > 30000 ? 2 : 1;
     ink.fill(0);
     const grid = ink, side = size / coarse | 0;
-    let from = inPixels(states[0], coarse);
+    let from = inPixels(states[0], coarse, 0);
     for (let k = 1; k < states.length; k++) {
-      const to = inPixels(states[k], coarse);
+      const to = inPixels(states[k], coarse, k % 2);
       const own = (k <= until ? weight : weight * 0.2) / coarse;
       for (let i = 0; i < to.length; i += 2) {
         line(grid, side, from[i], from[i + 1], to[i], to[i + 1], own);
@@ -71,9 +80,12 @@ export function createPlane() {
     }
   }
 
-  // Positions in pixels, counted from the middle of the first.
-  function inPixels(x, coarse = 1) {
-    const out = new Float64Array(x.length);
+  // Positions in pixels, counted from the middle of the first; written to the one or the other of
+  // two arrays, which are kept: what is made anew in every frame must be cleared away.
+  const places = [new Float64Array(0), new Float64Array(0)];
+  function inPixels(x, coarse = 1, which = 0) {
+    if (places[which].length !== x.length) places[which] = new Float64Array(x.length);
+    const out = places[which];
     const scale = size / (2 * halfWidth) / coarse, middle = (size - coarse) / (2 * coarse);
     for (let i = 0; i < x.length; i += 2) {
       out[i] = middle + x[i] * scale;
@@ -82,18 +94,24 @@ export function createPlane() {
     return out;
   }
 
-  // Ink becomes shade: 1 - exp(-ink), so that it never runs over.
+  // Ink becomes shade, 1 - exp(-ink), so that it never runs over. A pixel is a word of four bytes:
+  // red and blue are mixed in one multiplication, as they are 16 bits apart, and green in another.
   function develop(colour) {
-    const [r, g, b] = rgb(colour);
+    const [r, g, b] = rgb(colour), both = (b << 16) | r;
     const side = size / coarse | 0, halve = coarse - 1;
     const grid = ink, out = words, under = ground, width = size;
     for (let row = 0, at = 0; row < width; row++) {
       const start = Math.min(row >> halve, side - 1) * side;
       for (let column = 0; column < width; column++, at++) {
-        const amount = grid[start + (column >> halve)];
-        out[at] = amount === 0
-          ? under[at]
-          : mix(under[at], r, g, b, 0.85 * shades[Math.min(1023, (amount * 256) | 0)]);
+        const amount = grid[start + (column >> halve)], word = under[at];
+        if (amount === 0) {
+          out[at] = word;
+          continue;
+        }
+        const part = shades[Math.min(1023, (amount * 256) | 0)], own = 256 - part;
+        const outer = Math.imul(word & 0xff00ff, own) + Math.imul(both, part);
+        const green = Math.imul((word >>> 8) & 0xff, own) + Math.imul(g, part);
+        out[at] = 0xff000000 | ((outer >>> 8) & 0xff00ff) | (green & 0xff00);
       }
     }
   }
@@ -118,6 +136,46 @@ export function createPlane() {
     }
   }
 
+  // On a canvas of `side` pixels: axes, and the points of a target that has no density. `unit` is
+  // a css pixel.
+  function axes(pen, unit, side, target, colours) {
+    const onto = (x, y) => [(x / halfWidth + 1) / 2 * side, (1 - y / halfWidth) / 2 * side];
+    pen.strokeStyle = colours.target;
+    pen.lineWidth = 1.2 * unit;
+    for (const point of target.smooth ? [] : target.means) {
+      pen.beginPath();
+      pen.arc(...onto(...point), 4 * unit, 0, 7);
+      pen.stroke();
+    }
+    pen.strokeStyle = pen.fillStyle = colours.muted;
+    pen.lineWidth = unit;
+    pen.font = `${11 * unit}px system-ui, sans-serif`;
+    pen.textBaseline = "middle";
+    const apart = side / unit / (2 * halfWidth);
+    const gap = [1, 2, 4, 8].find(round => round * apart >= 50) ?? 16;
+    pen.beginPath();
+    for (let tick = -gap * Math.floor(halfWidth / gap); tick < halfWidth; tick += gap) {
+      const [x, y] = onto(tick, tick);
+      pen.moveTo(x, side);
+      pen.lineTo(x, side - 5 * unit);
+      pen.moveTo(0, y);
+      pen.lineTo(5 * unit, y);
+      if (Math.abs(tick) > halfWidth * 0.8) continue;
+      pen.textAlign = "center";
+      pen.fillText(minus(tick), x, side - 12 * unit);
+      pen.textAlign = "left";
+      pen.fillText(minus(tick), 8 * unit, y);
+    }
+    pen.stroke();
+    const end = side / unit;
+    for (const [index, x, y] of [[1, end - 28, end - 14], [2, 8, 17]]) {
+      pen.font = `italic ${15 * unit}px serif`;
+      pen.fillText("x", x * unit, y * unit);
+      pen.font = `${10 * unit}px serif`;
+      pen.fillText(`(${index})`, (x + 8) * unit, (y - 6) * unit);
+    }
+  }
+
   // `side`: of the canvas to draw to, in its pixels.
   function show(pen, side) {
     if (side === size) {
@@ -129,12 +187,13 @@ export function createPlane() {
     pen.drawImage(own, 0, 0, side, side);
   }
 
-  return { resize, setGround, paths, develop, dots, show, get size() { return size; } };
+  return { resize, setGround, paths, develop, dots, axes, show, get size() { return size; } };
 }
 
-// One line of ink between two points of the grid `ink`, `side` places wide and high. Along its longer axis it touches the two
-// nearest places of every column (or row), each by its share. Here a frame spends most of its
-// time: no arrays are made, and only the columns in which the line is on the picture are visited.
+// One line of ink between two points of the grid `ink`, `side` places wide and high. Along its
+// longer axis it touches the two nearest places of every column (or row), each by its share. Here a
+// frame spends most of its time: no arrays are made, and only the columns in which the line is on
+// the picture are visited.
 function line(ink, side, x0, y0, x1, y1, weight) {
   const steep = Math.abs(y1 - y0) > Math.abs(x1 - x0);
   const along = steep ? side : 1, across = steep ? 1 : side;

@@ -1,13 +1,14 @@
 // The variance explorer: the law of a 1-D target through the steps, beside the exact marginals.
 //
-// In Jupyter the laws come from Python, in the trait `result`. In a page without a kernel they are
-// computed here; the rest is the same.
+// In Jupyter the laws come from Python, in the trait `result`. In a page without a kernel runs.js
+// computes them, in a worker; the rest is the same.
 
-import { SCHEDULES, makeMesh, mixture, run, start, stepTable } from "./engine.js";
-import { bridgeNoise, bridgeWeights, createNormals } from "./bridge.js";
-import { batchNormals } from "./philox.js";
+import { mixture } from "./engine.js";
+import { gridOf } from "./runs.js";
+import { createRunner } from "./worker.js";
 import {
-  button, choice, count, element, frames, onTheme, readColours, sharing, slider,
+  button, canvasSizes, choice, count, element, frames, minus, onTheme, readColours, save, settled,
+  sharing, slider,
 } from "./controls.js";
 
 const COLOURS = ["paper", "ink", "muted", "target"];
@@ -16,164 +17,19 @@ const SOLVERS = { midpoint: [], heun: [4, 2.5] };
 const RUN = ["target", "eta", "s_noise", "steps", "schedule", "sigma_min", "sigma_max", "seed",
   "particles"];
 const SETTINGS = [...RUN, "solver_type"];
-const TINY = 1e-18; // no variance is below it: where terms cancel, rounding may leave -1e-18
 const EXACT_WIDTH = 5; // of the line at 1: broad and pale, as the target's density
-const KEPT_NODES = 1500; // of the Brownian tree: 50 MB at 4,000 particles
-
-// --- the law -------------------------------------------------------------------------------------
-
-// Both laws of the settings: { midpoint: { spread, error, density }, heun: ... }, where spread and
-// error have an entry for each state and density one for each point of the target's grid.
-// `offers` is the trait of that name; `keep` an object that holds what can be used again.
-export function laws(s, offers, keep = {}) {
-  const data = { ...offers.targets[s.target], grid: offers.grid, width: offers.width };
-  const mesh = makeMesh(SCHEDULES[s.schedule](s.steps,
-    { sigmaMin: s.sigma_min, sigmaMax: s.sigma_max }));
-  const { mean, variance } = momentsOf(data);
-  const marginal = mesh.sigma.map((sigma, k) =>
-    Math.sqrt(mesh.alpha[k] * mesh.alpha[k] * variance + sigma * sigma));
-  const table = solverType => stepTable(mesh, { eta: s.eta, sNoise: s.s_noise, solverType });
-  const found = data.means.length === 1
-    ? solverType => exactLaw(data, mesh, table(solverType), mean, variance, marginal)
-    : sampledLaw(data, mesh, table, s, marginal, keep);
-  return Object.fromEntries(Object.keys(SOLVERS).map(solver => [solver, found(solver)]));
-}
-
-// Mean and variance of the target.
-function momentsOf({ means, covariances, weights }) {
-  const mean = means.reduce((sum, [m], j) => sum + weights[j] * m, 0);
-  const variance = means.reduce((sum, [m], j) =>
-    sum + weights[j] * (covariances[j] + (m - mean) ** 2), 0);
-  return { mean, variance };
-}
-
-// Exact means and variances of x[0], ..., x[N] for the data N(mean, variance). The twin of
-// gaussian_moments in variance.py, which derives it. In short: the denoiser is affine,
-// m + g (x - alpha m), so with the deviations u of the state and y of the previous estimate
-//
-//   u' = a u - C y + D xi,   y' = g u,   a = A + (B + C) g,
-//
-// and the three entries of their covariance obey the recursion below.
-export function gaussianMoments(mesh, table, mean = 0, variance = 1) {
-  const steps = mesh.h.length;
-  const means = new Float64Array(steps + 1), variances = new Float64Array(steps + 1);
-  let uu = mesh.alpha[0] ** 2 * variance + mesh.sigma[0] ** 2, uy = 0, yy = 0;
-  means[0] = mesh.alpha[0] * mean;
-  variances[0] = uu;
-  for (let k = 0; k < steps; k++) {
-    const A = table.A[k], B = table.B[k], C = table.C[k], D = table.D[k], alpha = mesh.alpha[k];
-    const g = (alpha * variance) / (alpha ** 2 * variance + mesh.sigma[k] ** 2);
-    const a = A + (B + C) * g;
-    [uu, uy, yy] = [
-      Math.max(a * a * uu - 2 * a * C * uy + C * C * yy + D * D, TINY),
-      g * (a * uu - C * uy),
-      g * g * uu,
-    ];
-    means[k + 1] = A * means[k] + B * mean;
-    variances[k + 1] = uu;
-  }
-  return { means, variances };
-}
-
-function exactLaw(data, mesh, table, mean, variance, marginal) {
-  const { means, variances } = gaussianMoments(mesh, table, mean, variance);
-  const lastMean = means.at(-1), last = variances.at(-1);
-  return {
-    spread: Array.from(variances, (v, k) => Math.sqrt(v) / marginal[k]),
-    error: Array(variances.length).fill(0),
-    density: gridOf(data).map(x =>
-      Math.exp((-0.5 * (x - lastMean) ** 2) / last) / Math.sqrt(2 * Math.PI * last)),
-  };
-}
-
-const gridOf = ({ low, high, grid }) =>
-  Array.from({ length: grid }, (_, i) => low + i * ((high - low) / (grid - 1)));
-
-// Of an ensemble: the particles of `start`, on the Brownian path of their seeds.
-function sampledLaw(data, mesh, table, s, marginal, keep) {
-  const n = s.particles;
-  const key = `${s.target} ${s.seed} ${n} ${mesh.sigma[0]}`;
-  if (keep.key !== key) {
-    const target = mixture(data);
-    Object.assign(keep, { key, target, x: start(target, mesh, s.seed, n), nodes: 0, normals: null });
-  }
-  if (!keep.normals || keep.nodes * n > KEPT_NODES * 4000) {
-    keep.nodes = 0;
-    keep.normals = createNormals((...query) => {
-      keep.nodes++;
-      return batchNormals(...query);
-    }, s.seed, n, 1);
-  }
-  const lam = mesh.lam.filter(l => l < Infinity);
-  const weights = bridgeWeights(lam, { clock: "tau", eta: s.eta, process: mesh.process });
-  const xi = s.eta > 0 ? bridgeNoise(weights, keep.normals, n) : [];
-
-  return solverType => {
-    const { states } = run({ target: keep.target, mesh, table: table(solverType), x: keep.x, xi });
-    const spread = [], error = [];
-    states.forEach((x, k) => {
-      const [deviation, itsError] = deviationOf(x);
-      spread.push(deviation / marginal[k]);
-      error.push(itsError / marginal[k]);
-    });
-    return { spread, error, density: smoothed(states.at(-1), data) };
-  };
-}
-
-// Standard deviation s of a sample, and its standard error by the delta method:
-// Var(s^2) = (m4 - s^4) / n, and Var(s) = Var(s^2) / (4 s^2).
-function deviationOf(x) {
-  const n = x.length;
-  let mean = 0, variance = 0, fourth = 0;
-  for (let i = 0; i < n; i++) mean += x[i];
-  mean /= n;
-  for (let i = 0; i < n; i++) {
-    const square = (x[i] - mean) ** 2;
-    variance += square;
-    fourth += square * square;
-  }
-  variance /= n;
-  fourth /= n;
-  const ofSquare = Math.max(fourth - variance ** 2, 0) / n;
-  return [Math.sqrt(variance), Math.sqrt(ofSquare / (4 * variance))];
-}
-
-// The density of a sample on the target's grid, smoothed by a Gaussian: as smoothed() in
-// variance.py.
-function smoothed(x, { low, high, grid, width }) {
-  const gap = (high - low) / (grid - 1);
-  const shares = new Float64Array(grid);
-  for (let i = 0; i < x.length; i++) {
-    const place = (x[i] - low) / gap;
-    if (!(place >= 0 && place < grid - 1)) continue;
-    const left = Math.floor(place);
-    shares[left] += 1 - (place - left);
-    shares[left + 1] += place - left;
-  }
-  const reach = Math.ceil((5 * width) / gap);
-  const total = x.length * width * Math.sqrt(2 * Math.PI);
-  const kernel = Array.from({ length: 2 * reach + 1 }, (_, i) =>
-    Math.exp(-0.5 * (((i - reach) * gap) / width) ** 2) / total);
-  return Array.from({ length: grid }, (_, i) => {
-    let sum = 0;
-    for (let j = Math.max(0, i - reach); j <= Math.min(grid - 1, i + reach); j++) {
-      sum += shares[j] * kernel[i - j + reach];
-    }
-    return sum;
-  });
-}
 
 // --- the figure ----------------------------------------------------------------------------------
 
 export default {
-  async render({ model, el }) {
-    const figure = createFigure(model, el);
+  async render({ model, el, textOf }) {
+    const figure = createFigure(model, el, textOf);
     el.figure = figure; // what the tests read
     return figure.remove;
   },
 };
 
-function createFigure(model, el) {
+function createFigure(model, el, textOf) {
   const kernel = typeof model.send === "function";
   const name = model.get("name");
   const get = setting => model.get(setting);
@@ -230,7 +86,7 @@ function createFigure(model, el) {
     className: "live-code", readOnly: true, hidden: true, spellcheck: false,
     "aria-label": "What was to be copied",
   });
-  const { copyLink, forgetLink, followLink, offer } = sharing({
+  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
     name, note, code, say, settings, limits, set, initial,
   });
 
@@ -263,25 +119,37 @@ function createFigure(model, el) {
 
   // --- the law ---
 
-  let stale = true, coloursStale = true;
-  let colours, result, target, exact;
-  const keep = {};
-  const timing = { run: 0, draw: 0 };
+  let stale = true, unpainted = true, coloursStale = true;
+  let colours, result, target, exact, painted = 0;
+  const timing = { run: 0, draw: 0, at: 0 };
 
-  function compute() {
-    // Python's answer may be to the question before: it says which settings it was computed for.
-    const answer = kernel ? get("result") : null;
-    if (kernel && answer === null) return false;
-    const settings = answer?.settings
-      ?? Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
-    result = { laws: answer?.laws ?? laws(settings, get("offers"), keep), settings };
-    const { grid } = get("offers"), data = get("offers").targets[settings.target];
-    if (target !== data) {
-      target = data;
-      const points = Float64Array.from(gridOf({ ...data, grid }));
-      exact = mixture(data).logDensity(points, grid, 0, 1, new Float64Array(grid)).map(Math.exp);
-    }
-    return true;
+  const runner = kernel ? null : createRunner("variance", textOf, answer => {
+    take(answer);
+    loop.now();
+  });
+
+  function dataOf(name) {
+    const { targets, grid, width } = get("offers");
+    return { ...targets[name], grid, width };
+  }
+
+  // Asks for what the settings are now. The kernel needs no asking.
+  function ask() {
+    const s = Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
+    if (runner) runner.ask({ settings: s, data: dataOf(s.target) });
+    else if (get("result")) take(get("result"));
+  }
+
+  // An answer may be to the question before: it says which settings it was computed for.
+  function take(answer) {
+    showTrouble(answer.trouble);
+    if (answer.trouble) return;
+    result = answer;
+    target = dataOf(result.settings.target);
+    const points = Float64Array.from(gridOf(target)), { grid } = target;
+    exact = mixture(target).logDensity(points, grid, 0, 1, new Float64Array(grid)).map(Math.exp);
+    timing.run = result.time ?? 0;
+    unpainted = true;
   }
 
   const chosen = () => get("solver_type");
@@ -296,45 +164,35 @@ function createFigure(model, el) {
   // --- drawing ---
 
   const loop = frames(whole, draw);
-  const redraw = () => loop.request();
+  const redraw = () => { unpainted = true; loop.request(); };
+  const sizes = canvasSizes(Object.values(canvases), redraw);
 
   function draw() {
     const began = performance.now();
+    showSettings();
+    if (stale) {
+      stale = false;
+      ask();
+    }
+    if (!unpainted || !result) return;
+    unpainted = false;
     if (coloursStale) {
       colours = readColours(whole, COLOURS);
       coloursStale = false;
     }
-    if (stale && compute()) stale = false;
-    const computed = performance.now();
-    showSettings();
-    if (result) {
-      drawSpread();
-      drawDensity();
-      showNumbers();
-    }
-    timing.run = computed - began;
-    timing.draw = performance.now() - computed;
+    drawSpread();
+    drawDensity();
+    showNumbers();
+    painted++;
+    timing.at = performance.now();
+    timing.draw = timing.at - began;
   }
-
-  // A canvas as large in pixels as it is on the screen, up to two pixels for each of css. The sizes
-  // are those last observed: to ask for them here would make the browser lay out the page.
-  const sizes = new Map();
-  const observer = new ResizeObserver(entries => {
-    for (const { target: of, contentRect } of entries) sizes.set(of, contentRect);
-    redraw();
-  });
-  for (const canvas of Object.values(canvases)) observer.observe(canvas);
 
   // Clears a canvas, draws its axes, and returns what turns numbers into places on it; null while
   // it has no size. x, y: the ranges; truth: what is grey.
   function prepare(of, x, y, xName, truth) {
-    const unit = Math.min(devicePixelRatio || 1, 2);
-    const box = sizes.get(of) ?? { width: 0, height: 0 };
-    const width = Math.round(box.width * unit), height = Math.round(box.height * unit);
-    if (of.width !== width) of.width = width;
-    if (of.height !== height) of.height = height;
+    const { pen, unit, width, height } = sizes.fit(of);
     if (!width || !height) return null;
-    const pen = of.getContext("2d", { alpha: false });
     const left = 40 * unit, right = width - 14 * unit;
     const top = 30 * unit, bottom = height - 32 * unit;
     const px = value => left + ((value - x[0]) / (x[1] - x[0])) * (right - left);
@@ -524,14 +382,13 @@ function createFigure(model, el) {
     const tensor = list => `torch.tensor(${JSON.stringify(list)}, dtype=torch.float64)`;
     const lines = data.means.length === 1 ? [
       "import dpmpp_core as dp",
-      "from dpmpp_core.widgets.variance import gaussian_moments",
+      "from dpmpp_core.moments import gaussian_moments",
       "",
       sigmas,
       "mesh = dp.Mesh.from_sigmas(sigmas)",
-      `table = dp.step_table(mesh, ${knobs})`,
-      `means, variances = gaussian_moments(mesh, table, mean=${data.means[0][0]}, ` +
+      `law = gaussian_moments(mesh, ${knobs}, mean=${data.means[0][0]}, ` +
         `variance=${data.covariances[0]})`,
-      `spread = (variances[-1] / ${data.covariances[0]}) ** 0.5`,
+      `spread = (law.variance[-1] / ${data.covariances[0]}) ** 0.5`,
       "print(f\"final spread {spread:.3f} of 1\")",
     ] : [
       "import torch",
@@ -562,7 +419,7 @@ function createFigure(model, el) {
   function savePicture() {
     if (!result) return;
     const { spread, density } = canvases, s = settings();
-    const unit = spread.width / sizes.get(spread).width, line = 18 * unit;
+    const unit = sizes.unit(spread), line = 18 * unit;
     const sheet = element("canvas", {
       width: Math.max(spread.width, density.width),
       height: spread.height + density.height + 6.4 * line,
@@ -583,37 +440,39 @@ function createFigure(model, el) {
       `${target.label}${sampled() ? `, ${s.particles} particles, seed ${s.seed}` : ""}`,
       `eta ${s.eta}, s_noise ${s.s_noise}, ${s.steps} steps, ${s.schedule}`,
     ].forEach((text, row) => pen.fillText(text, 10 * unit, foot + (row + 0.6) * line));
-    sheet.toBlob(blob => {
-      const link = element("a", { href: URL.createObjectURL(blob), download: `${name}.png` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-      say("Picture saved.");
-    }, "image/png");
+    save(sheet, name);
+    say("Picture saved.");
   }
 
   // --- what makes it draw ---
 
-  const rerun = () => { stale = true; redraw(); };
+  const rerun = () => { stale = true; loop.request(); };
   const heed = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun], ["change:solver_type", redraw],
+    ["change:trouble", () => showTrouble(get("trouble"))],
   ];
   for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) model.send("shown");
+  if (kernel) {
+    showTrouble(get("trouble"));
+    model.send("shown");
+  }
   else {
     addEventListener("hashchange", followLink);
     followLink();
   }
-  redraw();
+  rerun();
 
   return {
     get result() { return result; },
-    get frames() { return loop.state.count; },
+    get frames() { return painted; },
+    settled: () => settled(() => runner?.busy || loop.pending),
     timing, settings, asPython,
     remove() {
       loop.stop();
-      observer.disconnect();
+      runner?.stop();
+      sizes.stop();
       forgetTheme();
       removeEventListener("hashchange", followLink);
       for (const [event, listener] of heed) model.off(event, listener);
@@ -624,7 +483,6 @@ function createFigure(model, el) {
 // --- small things --------------------------------------------------------------------------------
 
 const fixed = value => value.toFixed(3);
-const minus = value => String(value).replace("-", "−");
 
 // The page is not to be laid out anew, nor read out, for nothing.
 function write(of, text) {

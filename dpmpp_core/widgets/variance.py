@@ -12,21 +12,20 @@ import traitlets
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import figures, schedule
-from ..coefficients import SolverType, StepTable, step_table
+from .. import figures
+from ..coefficients import SolverType
 from ..mesh import Mesh
-from ..noise import PhiloxBridge
+from ..moments import gaussian_moments
 from ..sampler import trajectory
 from ..targets import GaussianMixture
-from .live import Choice, Device, LiveFigure, Name, Number, Whole
+from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
 from .modules import module_source
-from .start import start
 
-__all__ = ["Law", "VarianceExplorer", "gaussian_moments"]
+__all__ = ["Law", "VarianceExplorer"]
 
 SOLVERS: tuple[SolverType, ...] = ("midpoint", "heun")
 GRID = 301  # points at which a density is given
-TINY = 1e-18  # no variance is below it: where terms cancel, rounding may leave -1e-18
+TINY = 1e-18  # no variance is drawn as below it, here and in the page
 WIDTH = 0.05  # standard deviation of the kernel that smooths an ensemble
 
 
@@ -67,12 +66,6 @@ LINE_TARGETS = {
     ),
 }
 
-SCHEDULES = {
-    "karras": "Karras",
-    "exponential": "exponential",
-    "kl_optimal": "even in arctan σ",
-}
-
 
 # --- the law -----------------------------------------------------------------------------------
 
@@ -88,57 +81,10 @@ class Law(NamedTuple):
     """Density of the last state at the points of the target's grid."""
 
 
-def gaussian_moments(
-    mesh: Mesh, table: StepTable, mean: float = 0.0, variance: float = 1.0
-) -> tuple[list[float], list[float]]:
-    r"""Exact mean and variance of :math:`x_0, \dots, x_N` for the data :math:`\mathcal N(m, v)`.
-
-    The denoiser is affine, :math:`\hat x_{0,k} = m + g_k (x_k - \alpha_k m)` with
-    :math:`g_k = \alpha_k v / (\alpha_k^2 v + \sigma_k^2)`, so x stays Gaussian. With the deviations
-    :math:`u_k = x_k - \mathbb E x_k` and :math:`y_k = \hat x_{0,k-1} - m` a step reads
-
-    .. math::
-
-        u_{k+1} = a_k u_k - C_k y_k + D_k \xi_k, \quad y_{k+1} = g_k u_k, \qquad
-        a_k = A_k + (B_k + C_k) g_k,
-
-    because the means stay exact: both estimates have the mean m, hence the history term has mean
-    0, and :math:`A \alpha_k + B = \alpha_{k+1}`. The noise is independent of u and y, so their
-    covariance P obeys
-
-    .. math::
-
-        P_{uu}' = a^2 P_{uu} - 2 a C P_{uy} + C^2 P_{yy} + D^2, \quad
-        P_{uy}' = g (a P_{uu} - C P_{uy}), \quad P_{yy}' = g^2 P_{uu}.
-
-    It starts from the exact marginal, :math:`P_{uu} = \alpha_0^2 v + \sigma_0^2`, and C = 0 in the
-    first step, so the first y does not matter.
-
-    Returns:
-        Means and variances, N + 1 of each.
-    """
-    uu = mesh.alpha[0] ** 2 * variance + mesh.sigma[0] ** 2
-    uy = yy = 0.0
-    at = mesh.alpha[0] * mean
-    means, variances = [at], [uu]
-    for k, (A, B, C, D) in enumerate(table):
-        alpha = mesh.alpha[k]
-        g = alpha * variance / (alpha**2 * variance + mesh.sigma[k] ** 2)
-        a = A + (B + C) * g
-        uu, uy, yy = (
-            max(a * a * uu - 2.0 * a * C * uy + C * C * yy + D * D, TINY),
-            g * (a * uu - C * uy),
-            g * g * uu,
-        )
-        at = A * at + B * mean
-        means.append(at)
-        variances.append(uu)
-    return means, variances
-
-
-def _exact_law(target: LineTarget, mesh: Mesh, table: StepTable) -> Law:
+def _exact_law(target: LineTarget, mesh: Mesh, **knobs: Any) -> Law:
     mean, variance = float(target.mixture.mean), target.variance
-    means, variances = gaussian_moments(mesh, table, mean, variance)
+    law = gaussian_moments(mesh, **knobs, mean=mean, variance=variance)
+    means, variances = law.mean.tolist(), law.variance.clamp(min=TINY).tolist()
     spread = [math.sqrt(v) / m for v, m in zip(variances, _marginal(mesh, variance), strict=True)]
     offset = target.grid - means[-1]
     density = np.exp(-0.5 * offset**2 / variances[-1]) / math.sqrt(math.tau * variances[-1])
@@ -193,8 +139,8 @@ def smoothed(x: np.ndarray[Any, Any], target: LineTarget) -> np.ndarray[Any, Any
 class VarianceExplorer(LiveFigure):
     """The spread of the state after every step, over that of the exact marginal, and its last law.
 
-    For the Gaussian both are exact, see :func:`gaussian_moments`; for the mixture they are those
-    of an ensemble of particles, and the figure gives their standard error.
+    For the Gaussian both are exact, see :func:`~dpmpp_core.moments.gaussian_moments`; for the
+    mixture they are those of an ensemble of particles, and the figure gives their standard error.
 
     Args:
         target: ``"gaussian"`` or ``"mixture"``.
@@ -245,17 +191,10 @@ class VarianceExplorer(LiveFigure):
             }
             for name, target in LINE_TARGETS.items()
         }
-        limits: dict[str, Any] = {}
-        for name, trait in self.traits(page=True).items():
-            if isinstance(trait, Number):
-                whole = isinstance(trait, Whole)
-                limits[name] = {"low": trait.low, "high": trait.high, "whole": whole}
-            elif isinstance(trait, Choice):
-                limits[name] = {"names": list(trait.names)}
         return {
             "targets": targets,
             "schedules": SCHEDULES,
-            "limits": limits,
+            "limits": self.limits(),
             "grid": GRID,
             "width": WIDTH,
         }
@@ -265,14 +204,12 @@ class VarianceExplorer(LiveFigure):
     def law(self, solver_type: SolverType) -> Law:
         """The law with that history term, computed anew."""
         target = LINE_TARGETS[self.target]
-        sigmas = getattr(schedule, self.schedule)(self.steps, self.sigma_min, self.sigma_max)
+        sigmas = self.sigmas(self.steps)
         mesh = Mesh.from_sigmas(sigmas)
         if target.exact:
-            table = step_table(mesh, self.eta, self.s_noise, solver_type)
-            return _exact_law(target, mesh, table)
-        # Apple's devices have no float64.
-        dtype = torch.float32 if self.device.startswith("mps") else torch.float64
-        x = start(target.mixture, mesh, self.seed, self.particles).to(self.device, dtype)
+            knobs = {"eta": self.eta, "s_noise": self.s_noise, "solver_type": solver_type}
+            return _exact_law(target, mesh, **knobs)
+        x = self.to_device(self.kept.start(target.mixture, mesh, self.seed, self.particles))
         run = trajectory(
             target.mixture.model(),
             x,
@@ -280,18 +217,14 @@ class VarianceExplorer(LiveFigure):
             eta=self.eta,
             s_noise=self.s_noise,
             solver_type=solver_type,
-            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=self.eta),
+            noise_sampler=self.kept.bridge(x, sigmas, self.seed, self.eta),
         )
         states = [x, *(t.x_next for t in run)]
         return _sampled_law(target, mesh, [state[:, 0].double().cpu() for state in states])
 
     def compute(self) -> dict[str, Any]:
-        """Both laws, and what they are for."""
-        state = self.page_state()
-        return {
-            "laws": {solver_type: self.law(solver_type)._asdict() for solver_type in SOLVERS},
-            "settings": {name: state[name] for name in state if self.trait_metadata(name, "run")},
-        }
+        """Both laws."""
+        return {"laws": {solver_type: self.law(solver_type)._asdict() for solver_type in SOLVERS}}
 
     # --- the picture
 
