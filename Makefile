@@ -52,9 +52,10 @@ $(VENV)/.dev-ready: $(VENV)/.book-ready requirements-dev.txt
 
 # --- jobs
 
+# One thread: the chapters' tensors are small, and more threads wait for each other longer than they work.
 _build/.built: $(VENV)/.book-ready $(BOOK_SOURCES)
 	rm -rf _build
-	$(BIN)/jupyter-book build -W -n --keep-going .
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going .
 	@touch $@
 
 .PHONY: book
