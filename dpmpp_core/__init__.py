@@ -4,8 +4,9 @@ The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise sch
 :mod:`~dpmpp_core.mesh`, :mod:`~dpmpp_core.coefficients` (A, B, C, D), :mod:`~dpmpp_core.noise`,
 :mod:`~dpmpp_core.sampler`, :mod:`~dpmpp_core.targets` (data whose denoiser is exact) and
 :mod:`~dpmpp_core.moments` (exact variances without sampling). Imported only on request are
-:mod:`~dpmpp_core.symbolic`, the derivation, which needs sympy, and :mod:`~dpmpp_core.figures`,
-which needs matplotlib.
+:mod:`~dpmpp_core.density` (the sampler's law on the line), :mod:`~dpmpp_core.transport`
+(distances between laws), :mod:`~dpmpp_core.symbolic`, the derivation, which needs sympy, and
+:mod:`~dpmpp_core.figures`, which needs matplotlib.
 """
 
 from . import schedule
