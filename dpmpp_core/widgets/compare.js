@@ -7,8 +7,8 @@ import { mixture, spread } from "./engine.js";
 import { SIDES, meshOf, settingsOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
-  button, canvasSizes, choice, count, element, frames, onTheme, readColours, save, settled, sharing,
-  slider, targetInPython,
+  button, canvasSizes, choice, createState, element, frames, heed, onTheme, readColours, save,
+  settled, sharing, targetInPython,
 } from "./controls.js";
 import { createPlane } from "./plane.js";
 
@@ -28,29 +28,12 @@ export default {
 };
 
 function createFigure(model, el, textOf) {
-  const kernel = typeof model.send === "function";
-  const name = model.get("name");
-  const get = setting => model.get(setting);
-  const limits = () => get("offers").limits;
-  const settings = () => Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-  const initial = settings();
-
-  function set(values) {
-    for (const [setting, value] of Object.entries(values)) model.set(setting, value);
-    model.save_changes();
-  }
+  const {
+    kernel, name, get, set, limits, settings, initial, changes, ranged, counted,
+  } = createState(model, SETTINGS);
 
   // --- the page's part of the figure ---
 
-  const changes = setting => value => set({ [setting]: value });
-  const ranged = (setting, label, step, format) => {
-    const { low, high } = limits()[setting];
-    return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
-  };
-  const counted = (setting, label) => {
-    const { low, high } = limits()[setting];
-    return count({ label, min: low, max: high, changed: changes(setting) });
-  };
   const pairs = object => Object.entries(object);
   const two = value => value.toFixed(2);
 
@@ -423,22 +406,13 @@ function createFigure(model, el, textOf) {
   // --- what makes it draw ---
 
   const rerun = () => { stale = true; loop.request(); };
-  const heed = [
+  const events = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun], ["change:progress", redraw],
-    ["change:trouble", () => showTrouble(get("trouble"))],
     ["change:paths", () => { controls.paths.show(get("paths")); redraw(); }],
   ];
-  for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) {
-    showTrouble(get("trouble"));
-    model.send("shown");
-  }
-  else {
-    addEventListener("hashchange", followLink);
-    followLink();
-  }
+  const forgetModel = heed({ model, kernel, events, showTrouble, followLink });
   rerun();
 
   return {
@@ -453,8 +427,7 @@ function createFigure(model, el, textOf) {
       runner?.stop();
       sizes.stop();
       forgetTheme();
-      removeEventListener("hashchange", followLink);
-      for (const [event, listener] of heed) model.off(event, listener);
+      forgetModel();
     },
   };
 }

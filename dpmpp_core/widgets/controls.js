@@ -89,6 +89,49 @@ export function count({ label, min, max, changed }) {
   return { row, input, show };
 }
 
+// A figure's settings, as its model holds them, and the controls that set one of them each.
+export function createState(model, names) {
+  const get = setting => model.get(setting);
+  const limits = () => get("offers").limits;
+  const settings = () => Object.fromEntries(names.map(setting => [setting, get(setting)]));
+  function set(values) {
+    for (const [setting, value] of Object.entries(values)) model.set(setting, value);
+    model.save_changes();
+  }
+  const changes = setting => value => set({ [setting]: value });
+  return {
+    kernel: typeof model.send === "function",
+    name: get("name"), get, set, limits, settings, initial: settings(), changes,
+    ranged(setting, label, step, format) {
+      const { low, high } = limits()[setting];
+      return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
+    },
+    counted(setting, label) {
+      const { low, high } = limits()[setting];
+      return count({ label, min: low, max: high, changed: changes(setting) });
+    },
+  };
+}
+
+// Lets a figure heed its model, and the page's address or the kernel; returns what ends it.
+// `events`: [event, listener] of the figure's own.
+export function heed({ model, kernel, events, showTrouble, followLink }) {
+  const troubled = () => showTrouble(model.get("trouble"));
+  const all = [...events, ["change:trouble", troubled]];
+  for (const [event, listener] of all) model.on(event, listener);
+  if (kernel) {
+    troubled();
+    model.send("shown");
+  } else {
+    addEventListener("hashchange", followLink);
+    followLink();
+  }
+  return () => {
+    removeEventListener("hashchange", followLink);
+    for (const [event, listener] of all) model.off(event, listener);
+  };
+}
+
 export function button(text, pressed, properties = {}) {
   const made = element("button", { type: "button", ...properties }, text);
   made.addEventListener("click", pressed);

@@ -7,8 +7,8 @@ import { mixture } from "./engine.js";
 import { measure, meshOf, tableOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
-  button, calm, canvasSizes, choice, count, element, frames, onTheme, readColours, save, settled,
-  sharing, slider, targetInPython,
+  button, calm, canvasSizes, choice, count, createState, element, frames, heed, onTheme,
+  readColours, save, settled, sharing, slider, targetInPython,
 } from "./controls.js";
 import { arrow, createPlane } from "./plane.js";
 
@@ -28,16 +28,9 @@ export default {
 };
 
 function createFigure(model, el, textOf) {
-  const kernel = typeof model.send === "function";
-  const name = model.get("name");
-  const get = setting => model.get(setting);
-  const limits = () => get("offers").limits;
-  const initial = Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-
-  function set(values) {
-    for (const [setting, value] of Object.entries(values)) model.set(setting, value);
-    model.save_changes();
-  }
+  const {
+    kernel, name, get, set, limits, settings, initial, changes, ranged, counted,
+  } = createState(model, SETTINGS);
 
   // --- the page's part of the figure ---
 
@@ -55,11 +48,6 @@ function createFigure(model, el, textOf) {
     label: "Particle", min: 0, max: 1, changed: value => set({ particle: value }),
   });
 
-  const changes = setting => value => set({ [setting]: value });
-  const ranged = (setting, label, step, format) => {
-    const { low, high } = limits()[setting];
-    return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
-  };
   const pairs = object => Object.entries(object);
   const controls = {
     target: choice({ label: "Target", options: [], changed: changes("target") }),
@@ -78,13 +66,8 @@ function createFigure(model, el, textOf) {
       options: [["path", "the same path"], ["fresh", "independent"]],
       changed: changes("noise"),
     }),
-    seed: count({
-      label: "Seed", min: limits().seed.low, max: limits().seed.high, changed: changes("seed"),
-    }),
-    particles: count({
-      label: "Particles", min: limits().particles.low, max: limits().particles.high,
-      changed: changes("particles"),
-    }),
+    seed: counted("seed", "Seed"),
+    particles: counted("particles", "Particles"),
   };
 
   const numbers = Object.fromEntries(["drift", "history", "noise"].map(term =>
@@ -461,10 +444,6 @@ function createFigure(model, el, textOf) {
 
   // --- taking it away ---
 
-  function settings() {
-    return Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-  }
-
   function asPython() {
     const s = settings();
     const noise = s.noise === "path"
@@ -525,22 +504,13 @@ function createFigure(model, el, textOf) {
   // --- what makes it draw ---
 
   const rerun = () => { stale = true; loop.request(); };
-  const heed = [
+  const events = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun],
-    ["change:trouble", () => showTrouble(get("trouble"))],
     ["change:step", redraw], ["change:particle", redraw],
   ];
-  for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) {
-    showTrouble(get("trouble"));
-    model.send("shown");
-  }
-  else {
-    addEventListener("hashchange", followLink);
-    followLink();
-  }
+  const forgetModel = heed({ model, kernel, events, showTrouble, followLink });
   rerun();
 
   return {
@@ -558,8 +528,7 @@ function createFigure(model, el, textOf) {
       runner?.stop();
       sizes.stop();
       forgetTheme();
-      removeEventListener("hashchange", followLink);
-      for (const [event, listener] of heed) model.off(event, listener);
+      forgetModel();
     },
   };
 }

@@ -7,8 +7,8 @@ import { mixture } from "./engine.js";
 import { gridOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
-  button, canvasSizes, choice, count, element, frames, minus, onTheme, readColours, save, settled,
-  sharing, slider,
+  button, canvasSizes, choice, createState, element, frames, heed, minus, onTheme, readColours,
+  save, settled, sharing,
 } from "./controls.js";
 
 const COLOURS = ["paper", "ink", "muted", "target"];
@@ -30,16 +30,9 @@ export default {
 };
 
 function createFigure(model, el, textOf) {
-  const kernel = typeof model.send === "function";
-  const name = model.get("name");
-  const get = setting => model.get(setting);
-  const limits = () => get("offers").limits;
-  const initial = Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-
-  function set(values) {
-    for (const [setting, value] of Object.entries(values)) model.set(setting, value);
-    model.save_changes();
-  }
+  const {
+    kernel, name, get, set, limits, settings, initial, changes, ranged, counted,
+  } = createState(model, SETTINGS);
 
   // --- the page's part of the figure ---
 
@@ -47,14 +40,6 @@ function createFigure(model, el, textOf) {
     style: "height: 16rem" });
   const canvases = { spread: panel(), density: panel() };
 
-  const changes = setting => value => set({ [setting]: value });
-  const ranged = (setting, label, step, format) => {
-    const { low, high } = limits()[setting];
-    return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
-  };
-  const numbered = (setting, label) => count({
-    label, min: limits()[setting].low, max: limits()[setting].high, changed: changes(setting),
-  });
   const controls = {
     target: choice({
       label: "Target",
@@ -72,8 +57,8 @@ function createFigure(model, el, textOf) {
     eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
     s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
     steps: ranged("steps", "Steps", 1),
-    seed: numbered("seed", "Seed of the sample"),
-    particles: numbered("particles", "Particles of the sample"),
+    seed: counted("seed", "Seed of the sample"),
+    particles: counted("particles", "Particles of the sample"),
   };
 
   const number = () => element("output", { className: "live-number", "aria-live": "polite" });
@@ -370,10 +355,6 @@ function createFigure(model, el, textOf) {
 
   // --- taking it away ---
 
-  function settings() {
-    return Object.fromEntries(SETTINGS.map(setting => [setting, get(setting)]));
-  }
-
   function asPython() {
     const s = settings(), data = get("offers").targets[s.target];
     const sigmas = `sigmas = dp.schedule.${s.schedule}(${s.steps}, ` +
@@ -447,21 +428,12 @@ function createFigure(model, el, textOf) {
   // --- what makes it draw ---
 
   const rerun = () => { stale = true; loop.request(); };
-  const heed = [
+  const events = [
     ...RUN.map(setting => [`change:${setting}`, rerun]),
     ["change:offers", rerun], ["change:result", rerun], ["change:solver_type", redraw],
-    ["change:trouble", () => showTrouble(get("trouble"))],
   ];
-  for (const [event, listener] of heed) model.on(event, listener);
   const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  if (kernel) {
-    showTrouble(get("trouble"));
-    model.send("shown");
-  }
-  else {
-    addEventListener("hashchange", followLink);
-    followLink();
-  }
+  const forgetModel = heed({ model, kernel, events, showTrouble, followLink });
   rerun();
 
   return {
@@ -474,8 +446,7 @@ function createFigure(model, el, textOf) {
       runner?.stop();
       sizes.stop();
       forgetTheme();
-      removeEventListener("hashchange", followLink);
-      for (const [event, listener] of heed) model.off(event, listener);
+      forgetModel();
     },
   };
 }
