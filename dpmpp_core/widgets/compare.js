@@ -7,8 +7,8 @@ import { mixture, spread } from "./engine.js";
 import { SIDES, meshOf, settingsOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
-  button, canvasSizes, choice, createState, element, frames, heed, onTheme, readColours, save,
-  settled, sharing, targetInPython,
+  button, canvasSizes, choice, createState, element, frames, heed, onTheme, picture,
+  readColours, save, settled, sharing, targetInPython,
 } from "./controls.js";
 import { createPlane } from "./plane.js";
 
@@ -68,7 +68,7 @@ function createFigure(model, el, textOf) {
 
   const panel = side => {
     const title = element("p", { className: "live-title" });
-    const canvas = element("canvas", { className: "live-canvas", role: "img" });
+    const canvas = picture("live-canvas");
     return { title, canvas, whole: element("div", {}, title, canvas), side };
   };
   const panels = { a: panel("a"), b: panel("b"), between: panel("between") };

@@ -18,6 +18,11 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// A canvas as a reader of the page's text meets it: drawing gives it the label that says more.
+export const picture = (className, properties = {}) => element("canvas", {
+  className, role: "img", "aria-label": "Not yet drawn.", ...properties,
+});
+
 let made = 0;
 const freshId = () => `live-control-${++made}`;
 
@@ -144,7 +149,7 @@ export function button(text, pressed, properties = {}) {
 // hidden. `request()` asks for it; what was asked for out of sight is drawn on the return.
 export function frames(el, draw) {
   const state = { visible: false };
-  let wanted = false, handle = 0;
+  let wanted = false, handle = 0, seen = false; // seen: the browser has said if it is in sight
   const schedule = () => {
     if (wanted && state.visible && !handle) handle = requestAnimationFrame(frame);
   };
@@ -155,6 +160,7 @@ export function frames(el, draw) {
   };
   const watch = new IntersectionObserver(entries => {
     state.visible = entries.at(-1).isIntersecting;
+    seen = true;
     schedule();
   });
   watch.observe(el);
@@ -173,7 +179,7 @@ export function frames(el, draw) {
       if (state.visible && !document.hidden) frame();
       else schedule();
     },
-    get pending() { return wanted && state.visible; },
+    get pending() { return wanted && (state.visible || !seen); },
     stop() {
       watch.disconnect();
       cancelAnimationFrame(handle);

@@ -8,7 +8,7 @@ import { measure, meshOf, tableOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
   button, calm, canvasSizes, choice, count, createState, element, frames, heed, onTheme,
-  readColours, save, settled, sharing, slider, targetInPython,
+  picture, readColours, save, settled, sharing, slider, targetInPython,
 } from "./controls.js";
 import { arrow, createPlane } from "./plane.js";
 
@@ -34,11 +34,8 @@ function createFigure(model, el, textOf) {
 
   // --- the page's part of the figure ---
 
-  const canvas = element("canvas", {
-    className: "live-canvas", tabIndex: 0, role: "img",
-    "aria-describedby": `live-${name}-help`,
-  });
-  const loupe = element("canvas", { className: "live-loupe", role: "img" });
+  const canvas = picture("live-canvas", { tabIndex: 0, "aria-describedby": `live-${name}-help` });
+  const loupe = picture("live-loupe");
   const position = slider({
     label: "State", min: 0, max: 1, step: 1, format: describeStep,
     changed: value => { pause(); set({ step: value }); },

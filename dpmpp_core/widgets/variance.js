@@ -7,8 +7,8 @@ import { mixture } from "./engine.js";
 import { gridOf } from "./runs.js";
 import { createRunner } from "./worker.js";
 import {
-  button, canvasSizes, choice, createState, element, frames, heed, minus, onTheme, readColours,
-  save, settled, sharing,
+  button, canvasSizes, choice, createState, element, frames, heed, minus, onTheme, picture,
+  readColours, save, settled, sharing,
 } from "./controls.js";
 
 const COLOURS = ["paper", "ink", "muted", "target"];
@@ -36,8 +36,7 @@ function createFigure(model, el, textOf) {
 
   // --- the page's part of the figure ---
 
-  const panel = () => element("canvas", { className: "live-loupe", role: "img",
-    style: "height: 16rem" });
+  const panel = () => picture("live-loupe", { style: "height: 16rem" });
   const canvases = { spread: panel(), density: panel() };
 
   const controls = {
