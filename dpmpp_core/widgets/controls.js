@@ -23,6 +23,11 @@ export const picture = (className, properties = {}) => element("canvas", {
   className, role: "img", "aria-label": "Not yet drawn.", ...properties,
 });
 
+// The page is not to be laid out anew, nor read out, for nothing.
+export function write(of, text) {
+  if (of.textContent !== text) of.textContent = text;
+}
+
 let made = 0;
 const freshId = () => `live-control-${++made}`;
 

@@ -1,0 +1,132 @@
+// What stands around the picture of a live figure, and when it computes and draws.
+
+import {
+  button, canvasSizes, createState, element, frames, heed, onTheme, readColours, save, settled,
+  sharing,
+} from "./controls.js";
+import { createRunner } from "./worker.js";
+
+// Makes a figure in `el`, and returns it.
+//
+//   figure    its name in runs.js
+//   label     what a reader hears it called
+//   run       the settings from which its numbers are computed; `rest`: those that only change how
+//             they are drawn
+//   colours   the colours it draws with, by the names that widgets.css gives them
+//   view      (state) => what is its own, an object of:
+//     canvases  by name
+//     body      what is above the controls; `foot`: what is below the buttons
+//     controls  by setting
+//     dataOf    (settings) => what `offers` says of them, for runs.js
+//     take      (answer) a new answer of runs.js, or the kernel's `result`
+//     draw      (colours, fit) draws all; fit(canvas) gives its pen and size
+//     asPython  () => the code that computes what is shown
+//     sheet     (colours, unit) => a canvas with the picture to be saved
+export function createFigure({ model, el, textOf }, { figure, label, run, rest = [], colours, view }) {
+  const state = createState(model, [...run, ...rest]);
+  const { kernel, name, get, set, limits, settings, initial } = state;
+  const say = text => { said.textContent = text; };
+
+  const note = element("p", { className: "live-note", role: "alert", hidden: true });
+  const said = element("span", { className: "live-said", role: "status" });
+  const code = element("textarea", {
+    className: "live-code", readOnly: true, hidden: true, spellcheck: false,
+    "aria-label": "What was to be copied",
+  });
+  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
+    name, note, code, say, settings, limits, set, initial,
+  });
+  const own = view(state);
+  const whole = element("div", { className: "live-explorer", role: "group", "aria-label": label },
+    note, ...own.body,
+    element("div", { className: "live-controls" },
+      ...Object.values(own.controls).map(control => control.row)),
+    element("div", { className: "live-buttons" },
+      button("Reset", () => { forgetLink(); set(initial); say("Back to the start."); }),
+      kernel ? "" : button("Copy link", copyLink),
+      button("Copy as Python", () => offer(own.asPython(), "Python copied.")),
+      button("Save PNG", savePicture),
+      said),
+    code, ...(own.foot ?? []));
+  el.classList.add("live-root");
+  el.append(whole);
+
+  let stale = true, unpainted = true, inks, result, painted = 0;
+  const timing = { run: 0, draw: 0, at: 0 };
+  const runner = kernel ? null : createRunner(figure, textOf, answer => {
+    take(answer);
+    loop.now();
+  });
+  const loop = frames(whole, draw);
+  const redraw = () => { unpainted = true; loop.request(); };
+  const rerun = () => { stale = true; loop.request(); };
+  const sizes = canvasSizes(Object.values(own.canvases), redraw);
+
+  // Asks for what the settings are now. The kernel needs no asking.
+  function ask() {
+    const s = Object.fromEntries(run.map(setting => [setting, get(setting)]));
+    if (runner) runner.ask({ settings: s, data: own.dataOf(s) });
+    else if (get("result")) take(get("result"));
+  }
+
+  // An answer may be to the question before: it says which settings it was computed for.
+  function take(answer) {
+    showTrouble(answer.trouble);
+    if (answer.trouble) return;
+    result = answer;
+    own.take(result);
+    timing.run = result.time ?? 0;
+    unpainted = true;
+  }
+
+  function draw() {
+    const began = performance.now();
+    for (const [setting, control] of Object.entries(own.controls)) control.show(get(setting));
+    if (stale) {
+      stale = false;
+      ask();
+    }
+    if (!unpainted || !result) return;
+    unpainted = false;
+    inks ??= readColours(whole, colours);
+    own.draw(inks, sizes.fit);
+    painted++;
+    timing.at = performance.now();
+    timing.draw = timing.at - began;
+  }
+
+  function savePicture() {
+    if (!result) return;
+    save(own.sheet(inks, sizes.unit(Object.values(own.canvases)[0])), name);
+    say("Picture saved.");
+  }
+
+  const forgetTheme = onTheme(() => { inks = undefined; redraw(); });
+  const forgetModel = heed({ model, kernel, showTrouble, followLink, events: [
+    ...[...run, "offers", "result"].map(setting => [`change:${setting}`, rerun]),
+    ...rest.map(setting => [`change:${setting}`, redraw]),
+  ] });
+  rerun();
+
+  return {
+    get result() { return result; },
+    get frames() { return painted; },
+    settled: () => settled(() => runner?.busy || loop.pending),
+    timing, settings, asPython: own.asPython,
+    remove() {
+      loop.stop();
+      runner?.stop();
+      sizes.stop();
+      forgetTheme();
+      forgetModel();
+    },
+  };
+}
+
+// The module of a figure: what anywidget and the page ask of it.
+export const liveModule = spec => ({
+  async render({ model, el, textOf }) {
+    el.figure = createFigure({ model, el, textOf }, spec); // what the tests read
+    return el.figure.remove;
+  },
+});
