@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .coefficients import Coefficients, SolverType, StepTable, step_table
 from .mesh import Mesh, dtype_of, read_levels
-from .noise import BrownianTree, NoiseSampler
+from .noise import BrownianTree, NoiseSampler, PhiloxBridge
 from .noise.protocol import working_dtype
 from .schedule import Process, as_process
 
@@ -218,24 +220,40 @@ def sample(
     extra_args: Mapping[str, Any] | None = None,
     callback: Callback | None = None,
     disable: bool | None = None,
+    fused: bool | None = None,
 ) -> Tensor:
     """The last state of :func:`trajectory`, with a progress bar.
 
-    Arguments as :func:`sample_dpmpp_2m_sde_gpu`, which this is with keywords.
+    Arguments as :func:`sample_dpmpp_2m_sde_gpu`, which this is with keywords; and
+
+    Args:
+        fused: whether a step is one launch of a Triton kernel, with the normals of a
+            :class:`PhiloxBridge` made in registers, instead of some operations of torch. Both agree
+            to the rounding of x's dtype. None: on a CUDA device where Triton is installed.
+
+    Raises:
+        ValueError: also for ``fused=True`` where that is not so.
     """
+    if fused not in (None, True, False):
+        raise ValueError(f"fused must be None, True or False, got {fused!r}")
     plan = _plan(
         model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
     )
-    return _last(model, x, plan, callback, disable)
+    return _last(model, x, plan, callback, disable, fused)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run that has been checked: its coefficients, its levels on the host, its noise."""
+    """A run that has been checked: its coefficients, its levels on the host, its noise.
+
+    ``told`` are the levels as the model gets them, of shape ``(N + 1, B)`` on the state's device:
+    everything that the device needs to know of the schedule travels before the first step.
+    """
 
     table: StepTable
     sigma: tuple[float, ...]
     levels: Tensor
+    told: Tensor
     noise_sampler: NoiseSampler
     extra_args: Mapping[str, Any]
 
@@ -276,7 +294,9 @@ def _plan(
         seed = extra_args.get("seed")
         noise_sampler = BrownianTree(x, lowest, given[0], seed=seed, cpu=cpu)
     levels = torch.tensor(mesh.sigma, dtype=dtype, device="cpu")
-    return _Plan(table, mesh.sigma, levels, noise_sampler, extra_args)
+    told = torch.tensor(mesh.sigma, dtype=x.dtype, device="cpu")[:, None].repeat(1, len(x))
+    told = told.to(x.device, non_blocking=True)
+    return _Plan(table, mesh.sigma, levels, told, noise_sampler, extra_args)
 
 
 def _check_range(mesh: Mesh, table: StepTable, dtype: torch.dtype) -> None:
@@ -318,29 +338,34 @@ def _check_state(x: Any) -> None:
 
 @torch.no_grad()
 def _loop(
-    model: Model, x: Tensor, plan: _Plan | None, callback: Callback | None
+    model: Model,
+    x: Tensor,
+    plan: _Plan | None,
+    callback: Callback | None,
+    fused: _FusedSteps | None = None,
 ) -> Iterator[Transition]:
     if plan is None:
         return
-    # Everything the device needs to know of the schedule travels before the loop, without waiting.
-    given = torch.tensor(plan.sigma, dtype=x.dtype, device="cpu")[:, None].repeat(1, len(x))
-    given = given.to(x.device, non_blocking=True)
     x = x.detach()
     previous: Tensor | None = None
     unseen: list[tuple[Tensor, Tensor]] = []
     for k, coefficients in enumerate(plan.table):
-        denoised = model(x, given[k], **plan.extra_args)
+        denoised = model(x, plan.told[k], **plan.extra_args)
         _check_form("model", denoised, x, k, plan.sigma[k])
         denoised = denoised.detach()
         if callback is not None:
             level = plan.levels[k]
             callback({"x": x, "i": k, "sigma": level, "sigma_hat": level, "denoised": denoised})
-        xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
-        x_next = _advance(coefficients, x, denoised, previous, xi)
-        if x.device.type != "cpu":
-            unseen.append(_extremes(x_next))
-        elif _first_not_finite([_extremes(x_next)]) is not None:
-            raise _not_finite(denoised, xi, x, k, plan.sigma[k])
+        xi = None
+        if fused is not None:
+            x_next = fused.step(k, x, denoised, previous)
+        else:
+            xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
+            x_next = _advance(coefficients, x, denoised, previous, xi)
+            if x.device.type != "cpu":
+                unseen.append(_extremes(x_next))
+            elif _first_not_finite([_extremes(x_next)]) is not None:
+                raise _not_finite(denoised, xi, x, k, plan.sigma[k])
         yield Transition(
             k=k,
             sigma=plan.sigma[k],
@@ -353,8 +378,10 @@ def _loop(
             x_next=x_next,
         )
         x, previous = x_next, denoised
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # values cannot be looked at while a graph is recorded
     # On an accelerator this is the one time that the run waits for the device.
-    found = _first_not_finite(unseen)
+    found = _first_not_finite(unseen if fused is None else [(v, v) for v in fused.found])
     if found is not None:
         k, value = found
         raise StepError(
@@ -366,12 +393,58 @@ def _loop(
 
 
 def _last(
-    model: Model, x: Tensor, plan: _Plan | None, callback: Callback | None, disable: bool | None
+    model: Model,
+    x: Tensor,
+    plan: _Plan | None,
+    callback: Callback | None,
+    disable: bool | None,
+    fused: bool | None = None,
 ) -> Tensor:
-    steps = 0 if plan is None else len(plan.table)
-    for transition in tqdm(_loop(model, x, plan, callback), total=steps, disable=disable):
+    if plan is None:
+        return x
+    run = _loop(model, x, plan, callback, _fused_steps(plan, x, fused))
+    for transition in tqdm(run, total=len(plan.table), disable=disable):
         x = transition.x_next
     return x
+
+
+class _FusedSteps:
+    """The steps of a run as launches of :mod:`~dpmpp_core.fused`."""
+
+    def __init__(self, plan: _Plan, x: Tensor) -> None:
+        self._kernels: Any = importlib.import_module(".fused", __package__)
+        self._plan = plan
+        self._rows = torch.tensor(list(plan.table), dtype=torch.float64).to(x.device)
+        self.found = torch.zeros(len(plan.table), device=x.device)
+        noise = plan.noise_sampler
+        self._bridge = noise if isinstance(noise, PhiloxBridge) and noise.fits(x) else None
+
+    def step(self, k: int, x: Tensor, denoised: Tensor, previous: Tensor | None) -> Tensor:
+        plan, row, found = self._plan, self._rows[k], self.found[k]
+        noisy = plan.table[k].D > 0.0
+        if plan.table[k].C == 0.0:
+            previous = None
+        if noisy and self._bridge is not None:
+            path = self._bridge.depart(plan.levels[k], plan.levels[k + 1])
+            new: Tensor = self._kernels.advance_along(row, x, denoised, previous, *path, found)
+        else:
+            xi = _draw(plan, k, x) if noisy else None
+            new = self._kernels.advance(row, x, denoised, previous, xi, found)
+        return new
+
+
+def _fused_steps(plan: _Plan, x: Tensor, fused: bool | None) -> _FusedSteps | None:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if fused is False or (fused is None and not x.is_cuda):
+        return None
+    try:
+        if fused and not (x.is_cuda or interpreted):
+            raise ValueError(f"fused=True needs x on a CUDA device, got x on {x.device}")
+        return _FusedSteps(plan, x)
+    except ImportError as error:
+        if fused is None:
+            return None
+        raise ValueError(f"fused=True needs Triton to be installed: {error}") from error
 
 
 def _draw(plan: _Plan, k: int, x: Tensor) -> Tensor:

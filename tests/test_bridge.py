@@ -334,7 +334,7 @@ def test_tiles_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = karras_to_the_end(2)[:2]
     whole = PhiloxBridge(blank(3, 18), levels)(*levels)
     for size in (2, 5, 11, 40):
-        monkeypatch.setattr("dpmpp_core.noise.bridge._TILE_HOST", size)
+        monkeypatch.setattr("dpmpp_core.noise.philox._TILE_HOST", size)
         assert torch.equal(PhiloxBridge(blank(3, 18), levels)(*levels), whole)
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import json
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from dpmpp_core.widgets import (
     LiveFigure,
     SideBySide,
     TrajectoryExplorer,
+    VarianceExplorer,
     kept,
     target,
 )
@@ -140,24 +140,6 @@ def test_fresh_noise_is_of_unit_variance_and_another_for_other_step_counts() -> 
     # Particle i has the seed + i.
     shifted = FreshNoise(x[:5], ten, seed=4)(ten[0], ten[1])
     assert torch.equal(shifted[:4], xi[1:5])
-
-
-@pytest.mark.parametrize("budget", [64_000_000, 50_000])
-def test_noise_that_is_kept_is_the_noise_that_would_be_drawn(
-    monkeypatch: pytest.MonkeyPatch, budget: int
-) -> None:
-    monkeypatch.setattr(kept, "MOST_BYTES", budget)
-    noise = kept.KeptNoise()
-    for n, d, steps, eta, seed in (
-        (30, 2, 20, 1.0, 5), (30, 2, 20, 0.3, 5), (30, 2, 50, 2.0, 5), (30, 2, 20, 1.0, 6),
-        (31, 2, 20, 1.0, 6), (31, 1, 20, 1.0, 6),
-    ):  # fmt: skip
-        x = torch.zeros(n, d, dtype=torch.float64)
-        sigmas = dp.schedule.karras(steps, 0.03, 2.5)
-        ours = noise.bridge(x, sigmas, seed, eta)
-        drawn = dp.PhiloxBridge(x, sigmas, seed, eta=eta)
-        for a, b in pairwise(sigmas[:-1]):
-            assert torch.equal(ours(a, b), drawn(a, b))
 
 
 def test_starts_that_are_kept_are_the_starts_that_would_be_drawn() -> None:
@@ -843,21 +825,22 @@ def test_the_closest_levels_that_the_ranges_allow_can_be_computed(visit: Open) -
 
 
 @pytest.fixture(scope="module")
-def page_of_three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
-    """A page with all three figures, and its weights: what benchmarks/page.py builds and prints."""
+def benchmark() -> Any:
+    """benchmarks/page.py, which builds pages and weighs them."""
     spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
     assert spec is not None
     assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    page = benchmark.build(tmp_path_factory.mktemp("three"))
-    return page, benchmark.weights(page)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_a_page_with_all_three_figures_carries_at_most_100_kb(
-    page_of_three: tuple[Path, dict[str, int]],
+def test_a_page_with_the_three_figures_of_the_first_chapters_carries_at_most_100_kb(
+    benchmark: Any, tmp_path: Path
 ) -> None:
-    page, weights = page_of_three
+    three = (TrajectoryExplorer, SideBySide, VarianceExplorer)
+    page = benchmark.build(tmp_path, three)
+    weights = benchmark.weights(page, three)
     html = page.read_text(encoding="utf-8")
     assert html.count('class="live-figure"') == 3
     assert len([name for name in weights if name.startswith("live/")]) == html.count("live/")
@@ -867,9 +850,9 @@ def test_a_page_with_all_three_figures_carries_at_most_100_kb(
 
 
 def test_a_page_loads_each_module_once_and_as_it_was_written(
-    page_of_three: tuple[Path, dict[str, int]],
+    benchmark: Any, tmp_path: Path
 ) -> None:
-    page, _ = page_of_three
+    page = benchmark.build(tmp_path)
     scripts = {
         path.name: path.read_text(encoding="utf-8") for path in page.parent.glob("live/*.js")
     }

@@ -22,8 +22,9 @@ Source: Levy 1948; Salmon et al. 2011 for counters in place of a stored tree.
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -33,7 +34,7 @@ from torch import Tensor
 from ..checks import not_negative
 from ..mesh import Mesh
 from ..schedule import VE, VP, Process
-from .philox import key_words, unit_normals
+from . import philox
 from .protocol import Seed, Streams
 
 __all__ = ["DEPTH", "Clock", "PhiloxBridge", "Weights", "increment_row", "log_gap", "point_row"]
@@ -52,13 +53,15 @@ lie beyond.
 _LEAVES = 1 << DEPTH
 _FIRST_BLOCK = -(1 << 15)
 
-_TILE_HOST, _TILE_DEVICE = 1 << 17, 1 << 20
-"""Counters per call of Philox, about 120 bytes of working memory each. On a host, fewer cost more
-in calls and more gain nothing; an accelerator needs more to be busy."""
-
 Clock = Literal["tau", "sigma"]
+Backend = Literal["torch", "numba", "triton"]
+_FASTEST = {"cpu": "numba", "cuda": "triton"}
+_MODULES = {"numba": ".compiled", "triton": ".kernels"}
 LogGap = Callable[[float, float, float], float]
 Row = dict[int, float]
+Move = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The nodes of a step, their weights for path and normal, and what the old path is taken off with:
+see :func:`dpmpp_core.noise.philox.move`."""
 
 
 # --- clocks ------------------------------------------------------------------------------------
@@ -233,6 +236,9 @@ class PhiloxBridge:
         process: ``"ve"``, ``"vp"``, ``"flow"`` or a process object.
         eta: the sampler's eta, finite and >= 0. It enters only the clock tau.
         clock: ``"tau"`` or ``"sigma"``.
+        backend: what computes the normals: ``"torch"``, the reference, on any device; ``"numba"``
+            on a CPU; ``"triton"`` on a CUDA device. None takes the fastest that is installed. They
+            agree to the rounding of float64.
 
     Raises:
         ValueError: for arguments outside these ranges, what :class:`Mesh` refuses, and a mesh with
@@ -248,6 +254,7 @@ class PhiloxBridge:
         process: str | Process = "ve",
         eta: float = 1.0,
         clock: Clock = "tau",
+        backend: Backend | None = None,
     ) -> None:
         if clock not in ("tau", "sigma"):
             raise ValueError(f"clock must be 'tau' or 'sigma', got {clock!r}")
@@ -261,18 +268,15 @@ class PhiloxBridge:
         self._gap = log_gap(mesh.process, not_negative("eta", eta), clock)
 
         self._state, self._device, self._dtype = x.shape, x.device, x.dtype
-        self._elements = math.prod(x.shape[1:])
-        self._tile = _TILE_HOST if x.device.type == "cpu" else _TILE_DEVICE
-        self._last: tuple[int, Tensor] | None = None
-        # All that the device has to know travels here: a query does not wait for it.
-        self._key = key_words(_one_per_sample(x, seed), x.device)
-        self._quads = torch.arange(-(-self._elements // 4), device=x.device)
-        rows = [point_row(lam, self._gap) for lam in self._lam]
-        self._nodes = [torch.tensor(list(row), dtype=torch.int64).to(x.device) for row in rows]
-        self._weights = [list(row.values()) for row in rows]
-        self._first_block, last = math.floor(self._lam[0]), math.floor(self._lam[-1])
-        blocks = [block_node(block) for block in range(self._first_block, last)]
-        self._blocks = torch.tensor(blocks, dtype=torch.int64).to(x.device)
+        self._move = _mover(backend, x.device)
+        self._at: int | None = None
+        # All that the device has to know travels here: the steps of the mesh do not wait for it.
+        seeds = [s - 2**64 if s >= 2**63 else s for s in _one_per_sample(x, seed)]
+        self._seeds = torch.tensor(seeds, dtype=torch.int64).to(x.device)
+        quads = -(-math.prod(x.shape[1:]) // 4)
+        self._path = torch.zeros(len(x), 4 * quads, dtype=torch.float64, device=x.device)
+        self._points = [point_row(lam, self._gap) for lam in self._lam]
+        self._steps = [self._move_between(k, k + 1) for k in range(len(self._lam) - 1)]
 
     def __call__(self, sigma: Tensor | float, sigma_next: Tensor | float, /) -> Tensor:
         """The unit normal of the step between two levels.
@@ -293,14 +297,34 @@ class PhiloxBridge:
             raise ValueError(f"sigma and sigma_next must differ, got {self._sigma[start]} twice")
         if start > end:
             return -self(sigma_next, sigma)
-        if 0 in self._state:
-            return torch.zeros(self._state, device=self._device, dtype=self._dtype)
-        parts = _increment(self._lam[start], self._lam[end], self._gap)
-        xi = self._sum(self._blocks[parts.first - self._first_block :], parts.blocks)
-        xi.sub_(self._point(start), alpha=parts.start).add_(self._point(end), alpha=parts.end)
-        # From (4, B, element // 4) to the elements in order, less those past a sample's end.
-        flat = xi.permute(1, 2, 0).flatten(1)[:, : self._elements]
-        return flat.to(self._dtype).reshape(self._state)
+        xi = self._empty()
+        if xi.numel() > 0:
+            self._move(self._path, xi, self._seeds, *self._seek(start, end))
+            self._at = end
+        return xi.to(self._dtype).reshape(self._state)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether the noise is for states such as this one."""
+        return (x.shape, x.device, x.dtype) == (self._state, self._device, self._dtype)
+
+    def depart(
+        self, sigma: Tensor | float, sigma_next: Tensor | float
+    ) -> tuple[Tensor, Tensor, Move]:
+        """For who moves the paths himself, with his own kernel: they, at ``sigma``, their seeds,
+        and what takes them to ``sigma_next``, the next level. He must do it at once.
+
+        Raises:
+            ValueError: for levels that are not neighbours on the mesh.
+        """
+        start, end = self._index("sigma", sigma), self._index("sigma_next", sigma_next)
+        if end != start + 1:
+            raise ValueError(
+                f"sigma and sigma_next must be neighbours, got {self._sigma[start]} and "
+                f"{self._sigma[end]}"
+            )
+        move = self._seek(start, end)
+        self._at = end
+        return self._path, self._seeds, move
 
     @property
     def weights(self) -> Weights:
@@ -325,36 +349,64 @@ class PhiloxBridge:
             raise ValueError(f"{name} must be above 0: no noise is drawn in a step to sigma = 0")
         return near
 
-    def _point(self, index: int) -> Tensor:
-        """The path at a level, in the units of :func:`point_row`: float64, (4, B, element // 4)."""
-        if self._last is None or self._last[0] != index:
-            self._last = index, self._sum(self._nodes[index], self._weights[index])
-        return self._last[1]
+    def _empty(self) -> Tensor:
+        elements = math.prod(self._state[1:])
+        dtype = torch.promote_types(self._dtype, torch.float32)
+        return torch.empty(len(self._path), elements, dtype=dtype, device=self._device)
 
-    def _sum(self, nodes: Tensor, weights: list[float]) -> Tensor:
-        """The weighted sum of the normals of some nodes, in tiles so that memory stays small."""
-        total = torch.zeros(
-            4, len(self._key[0]), len(self._quads), dtype=torch.float64, device=self._device
+    def _seek(self, start: int, end: int) -> Move:
+        """Take the paths to ``start``, if they are not there; what takes them on to ``end``."""
+        if self._at != start:
+            self._move(self._path, self._empty(), self._seeds, *self._move_to(start))
+            self._at = start
+        return self._steps[start] if end == start + 1 else self._move_between(start, end)
+
+    def _move_between(self, start: int, end: int) -> Move:
+        """The path from one level to another, in the units of :func:`point_row`, and its normal."""
+        parts = _increment(self._lam[start], self._lam[end], self._gap)
+        point = self._points[end]
+        blocks = [block_node(parts.first + i) for i in range(len(parts.blocks))]
+        return self._to_device(
+            [*point, *blocks],
+            [*point.values(), *(0.0 for _ in blocks)],
+            [*(parts.end * weight for weight in point.values()), *parts.blocks],
+            parts.start,
         )
-        for samples, quads in _tiles(total.shape[1], total.shape[2], self._tile):
-            part = total[:, samples, quads]
-            key = (self._key[0][samples], self._key[1][samples])
-            at_once = max(1, self._tile // part[0].numel())
-            for i in range(0, len(weights), at_once):
-                group = slice(i, min(i + at_once, len(weights)))
-                normals = unit_normals(key, nodes[group], self._quads[quads])
-                for weight, normal in zip(weights[group], normals, strict=True):
-                    part.add_(normal, alpha=weight)
-        return total
+
+    def _move_to(self, index: int) -> Move:
+        """The path to a level, wherever it is; the normal does not count."""
+        point = self._points[index]
+        return self._to_device([*point], [*point.values()], [0.0] * len(point), 0.0)
+
+    def _to_device(
+        self, nodes: list[int], to_path: list[float], to_xi: list[float], keep: float
+    ) -> Move:
+        names = torch.tensor(nodes, dtype=torch.int64).to(self._device)
+        weights = torch.tensor([*to_path, *to_xi, keep], dtype=torch.float64).to(self._device)
+        count = len(nodes)
+        return names, weights[:count], weights[count:-1], weights[-1]
 
 
-def _tiles(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """A table cut into pieces of at most ``size`` entries."""
-    width = min(columns, size)
-    height = size // width
-    for row in range(0, rows, height):
-        for column in range(0, columns, width):
-            yield slice(row, row + height), slice(column, column + width)
+def _mover(backend: Backend | None, device: torch.device) -> Callable[..., None]:
+    """The function that sums the normals: by default the fastest of the device that is there."""
+    if backend not in (None, "torch", "numba", "triton"):
+        raise ValueError(f"backend must be None, 'torch', 'numba' or 'triton', got {backend!r}")
+    fastest = _FASTEST.get(device.type, "torch")
+    if backend not in (None, "torch", fastest):
+        raise ValueError(
+            f"backend must be 'torch' or {fastest!r} for a state on {device.type!r}, "
+            f"got {backend!r}"
+        )
+    if backend == "torch" or fastest == "torch":
+        return philox.move
+    try:
+        module = importlib.import_module(_MODULES[fastest], __package__)
+    except ImportError as error:
+        if backend is None:
+            return philox.move
+        raise ValueError(f"backend {backend!r} must be installed: {error}") from error
+    move: Callable[..., None] = module.move
+    return move
 
 
 def _one_per_sample(x: Tensor, seed: Seed) -> list[int]:

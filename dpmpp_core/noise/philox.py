@@ -23,12 +23,12 @@ https://doi.org/10.1145/2063384.2063405, section 3.3; Box and Muller 1958.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["STREAM", "box_muller", "key_words", "philox4x32", "unit_normals"]
+__all__ = ["STREAM", "box_muller", "key_words", "move", "philox4x32", "unit_normals"]
 
 STREAM = 0
 """The counter's third word. Another use of the same seed takes another number, and its normals are
@@ -39,6 +39,10 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
+
+_TILE_HOST, _TILE_DEVICE = 1 << 17, 1 << 20
+"""Counters per call of Philox in :func:`move`, about 120 bytes of working memory each. On a host,
+fewer cost more in calls and more gain nothing; an accelerator needs more to be busy."""
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -102,3 +106,61 @@ def key_words(seeds: Iterable[int], device: torch.device) -> tuple[Tensor, Tenso
     low = torch.tensor([s & _WORD for s in seeds], dtype=torch.int64, device=device)
     high = torch.tensor([s >> 32 for s in seeds], dtype=torch.int64, device=device)
     return low[:, None], high[:, None]
+
+
+def move(
+    path: Tensor,
+    xi: Tensor,
+    seeds: Tensor,
+    nodes: Tensor,
+    to_path: Tensor,
+    to_xi: Tensor,
+    keep: Tensor,
+    first_quad: int = 0,
+) -> None:
+    r"""Take a batch of paths from one level to the next, and give the normals of that step.
+
+    .. math:: \xi = \sum_j v_j Z_j - c\, p, \qquad p \leftarrow \sum_j w_j Z_j
+
+    This is the reference: plain torch, on any device. :mod:`~dpmpp_core.noise.compiled` and
+    :mod:`~dpmpp_core.noise.kernels` have the same function in one pass over memory.
+
+    Args:
+        path: p, float64 of shape ``(B, 4 Q)``, contiguous; modified.
+        xi: shape ``(B, E)``, E <= 4 Q, float32 or float64, contiguous; overwritten.
+        seeds: shape ``(B,)``, int64 whose 64 bits are the seeds.
+        nodes: shape ``(J,)``, int64 from 0 to 2^32 - 1.
+        to_path, to_xi: the weights w and v, float64 of shape ``(J,)``.
+        keep: the factor c, float64 without dimensions.
+        first_quad: the number, element // 4, of the first four elements.
+    """
+    elements, quads = xi.shape[1], path.shape[1] // 4
+    key = ((seeds & _WORD)[:, None], ((seeds >> 32) & _WORD)[:, None])
+    size = _TILE_HOST if path.device.type == "cpu" else _TILE_DEVICE
+    for rows, columns in _tiles(len(path), quads, size):
+        numbers = torch.arange(columns.start, columns.stop, device=path.device) + first_quad
+        part = path[rows, 4 * columns.start : 4 * columns.stop].view(len(path[rows]), -1, 4)
+        new, out = torch.zeros_like(part), part * -keep
+        at_once = max(1, size // part[..., 0].numel())
+        for i in range(0, len(nodes), at_once):
+            group = slice(i, i + at_once)
+            normals = unit_normals((key[0][rows], key[1][rows]), nodes[group], numbers)
+            for z, w, v in zip(normals, to_path[group], to_xi[group], strict=True):
+                z = z.permute(1, 2, 0)
+                new.add_(w * z)
+                out.add_(v * z)
+        end = min(4 * columns.stop, elements)
+        xi[rows, 4 * columns.start : end] = out.flatten(1)[:, : end - 4 * columns.start]
+        part.copy_(new)
+
+
+def _tiles(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """A table cut into pieces of at most ``size`` entries."""
+    width = min(columns, size)
+    height = size // width
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            yield (
+                slice(row, min(row + height, rows)),
+                slice(column, min(column + width, columns)),
+            )
