@@ -278,7 +278,7 @@ def _plan(
     extra_args = {} if extra_args is None else extra_args
     if not (isinstance(extra_args, Mapping) and all(isinstance(key, str) for key in extra_args)):
         raise ValueError(f"extra_args must be None or a mapping of names, got {extra_args!r}")
-    _check_state(x)
+    check_state(x)
     process = as_process(process)
     given = read_levels(sigmas)
     if len(given) <= 1:
@@ -318,7 +318,7 @@ def _check_range(mesh: Mesh, table: StepTable, dtype: torch.dtype) -> None:
                 )
 
 
-def _check_state(x: Any) -> None:
+def check_state(x: Any) -> None:
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     if (
         not isinstance(x, Tensor)
@@ -351,7 +351,7 @@ def _loop(
     unseen: list[tuple[Tensor, Tensor]] = []
     for k, coefficients in enumerate(plan.table):
         denoised = model(x, plan.told[k], **plan.extra_args)
-        _check_form("model", denoised, x, k, plan.sigma[k])
+        check_form("model", denoised, x, k, plan.sigma[k])
         denoised = denoised.detach()
         if callback is not None:
             level = plan.levels[k]
@@ -452,14 +452,14 @@ def _draw(plan: _Plan, k: int, x: Tensor) -> Tensor:
     if isinstance(xi, Tensor) and xi.is_floating_point():
         # A sampler may draw elsewhere and in another precision; what counts is the shape.
         xi = xi.detach().to(x.device, x.dtype)
-    _check_form("noise_sampler", xi, x, k, plan.sigma[k])
+    check_form("noise_sampler", xi, x, k, plan.sigma[k])
     return xi
 
 
 # --- what the model and the noise sampler returned ----------------------------------------------
 
 
-def _check_form(name: str, returned: Any, x: Tensor, k: int, sigma: float) -> None:
+def check_form(name: str, returned: Any, x: Tensor, k: int, sigma: float) -> None:
     if not isinstance(returned, Tensor):
         got = f"an object of type {type(returned).__name__}"
     elif returned.shape != x.shape:
