@@ -27,7 +27,7 @@ help:
 	@echo "make lab     open the chapters as notebooks in JupyterLab"
 	@echo "make test    run the tests, the browser tests too where there is a Chromium"
 	@echo "make lint    ruff, ruff format --check, mypy"
-	@echo "make bench   weigh and time the live figures in Chromium"
+	@echo "make bench   time the live figures in Chromium, and the sampler against its peers"
 	@echo "make clean   remove everything that was built; .venv stays"
 	@echo "PYTHON=...   names the Python to use: 3.11, 3.12 or 3.13"
 
@@ -84,7 +84,9 @@ lint: $(VENV)/.dev-ready
 
 .PHONY: bench
 bench: $(VENV)/.dev-ready
+	$(BIN)/python -m pip install --no-deps -r requirements-bench.txt
 	$(BIN)/python benchmarks/page.py
+	$(BIN)/python benchmarks/sampler.py
 
 .PHONY: clean
 clean:

@@ -1,6 +1,6 @@
 """Weighs and times the live figures in Chromium: python benchmarks/page.py
 
-It builds a page with all three. First it prints what that page carries, in kB as a host sends it
+It builds a page with all of them. First it prints what that page carries, in kB as a host sends it
 (gzip -9). Then it moves one control at a time, with and without a worker, and prints milliseconds,
 median and 95th percentile: what the sampler took, wherever it ran; what drawing took of the main
 thread; and the wait from the input event to the end of the drawing, which the browser shows with
@@ -17,17 +17,18 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from playwright.sync_api import Page, sync_playwright
 
-from dpmpp_core.widgets import LiveFigure, SideBySide, TrajectoryExplorer, VarianceExplorer
+from dpmpp_core.widgets import LiveFigure
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FIGURES: tuple[type[LiveFigure], ...] = (TrajectoryExplorer, SideBySide, VarianceExplorer)
+FIGURES = tuple(LiveFigure.__subclasses__())
 PAGE = """<!doctype html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Figures</title>
 <link rel="icon" href="data:,">
@@ -49,6 +50,10 @@ RUNS = {
     "explorer?steps=20&particles=2000": EXPLORER,
     "compare?a_steps=20&b_steps=20&particles=1000": {"eta": ETA},
     "variance?target=mixture": {"eta": ETA},
+    "map?up=steps": {"eta": ETA, "s_noise": EXPLORER["s_noise"], "Spread": ETA},
+    "terms?steps=20": {"eta": ETA, "s_noise": EXPLORER["s_noise"]},
+    "line?steps=20": {"eta": ETA},
+    "line?steps=40": {"eta": ETA, "s_noise": EXPLORER["s_noise"], "Steps": EXPLORER["Steps"]},
 }
 SCRIPT = """async ([name, label, values]) => {
     const input = [...document.querySelectorAll(`#live-${name} input`)]
@@ -84,27 +89,27 @@ def extension() -> ModuleType:
     return module
 
 
-def build(folder: Path) -> Path:
-    """A page with all three figures, as the book's pages carry them."""
+def build(folder: Path, figures: Sequence[type[LiveFigure]] = FIGURES) -> Path:
+    """A page with these figures, as the book's pages carry them."""
     live = extension()
     live.write_files(folder / "live")
     shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    scripts = live.page_scripts(cls.module for cls in FIGURES)
+    scripts = live.page_scripts(cls.module for cls in figures)
     page = PAGE.format(
         scripts="\n".join(f'<script defer src="live/{name}"></script>' for name in scripts),
-        figures="".join(cls().page_html() for cls in FIGURES),
+        figures="".join(cls().page_html() for cls in figures),
     )
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def weights(page: Path) -> dict[str, int]:
+def weights(page: Path, figures: Sequence[type[LiveFigure]] = FIGURES) -> dict[str, int]:
     """Compressed bytes of each part that the page carries for its figures, by name."""
     html = page.read_text(encoding="utf-8")
     names = re.findall(r'(?:src|href)="(live/[\w.]+)"', html)
     parts = {name: (page.parent / name).read_bytes() for name in names}
-    parts |= {f"{cls.module} in the page": cls().page_html().encode() for cls in FIGURES}
+    parts |= {f"{cls.module} in the page": cls().page_html().encode() for cls in figures}
     return {name: len(gzip.compress(part, 9)) for name, part in parts.items()}
 
 

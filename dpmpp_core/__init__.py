@@ -5,8 +5,9 @@ The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise sch
 :mod:`~dpmpp_core.sampler`, :mod:`~dpmpp_core.targets` (data whose denoiser is exact) and
 :mod:`~dpmpp_core.moments` (exact variances without sampling). Imported only on request are
 :mod:`~dpmpp_core.density` (the sampler's law on the line), :mod:`~dpmpp_core.transport`
-(distances between laws), :mod:`~dpmpp_core.symbolic`, the derivation, which needs sympy, and
-:mod:`~dpmpp_core.figures`, which needs matplotlib.
+(distances between laws), :mod:`~dpmpp_core.baselines` (other samplers as tables),
+:mod:`~dpmpp_core.sweep` (many runs as one batch), :mod:`~dpmpp_core.symbolic`, the derivation,
+which needs sympy, and :mod:`~dpmpp_core.figures`, which needs matplotlib.
 """
 
 from . import schedule

@@ -182,11 +182,14 @@ def three_m(
     """
     table = step_table(mesh, eta, solver_type="heun")
     bend = real("bend", bend, "a finite number")
+    if noise_sampler is None and any(table.D):
+        raise ValueError(f"noise_sampler must be given where eta is above 0, got None and {eta!r}")
     levels = x.new_tensor(mesh.sigma, device="cpu")
-    before, change_before = None, None
+    before: Tensor | None = None
+    change_before: Tensor | None = None
     for k, row in enumerate(table):
         estimate = model(x, levels[k].to(x.device).expand(len(x)))
-        xi = noise_sampler(levels[k], levels[k + 1]) if row.D and noise_sampler else None
+        xi = noise_sampler(levels[k], levels[k + 1]) if noise_sampler and row.D else None
         x_next = step(row, x, estimate, before, xi).x_next
         change = None if before is None else (estimate - before) / mesh.h[k - 1]
         if change is not None and change_before is not None and math.isfinite(mesh.h[k]):

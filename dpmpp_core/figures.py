@@ -29,9 +29,11 @@ from .targets import GaussianMixture, triangle
 Array = np.ndarray[Any, Any]
 
 __all__ = [
+    "NARROW",
     "SOLVER_LINES",
     "TARGET",
     "TERMS",
+    "WIDE",
     "cover",
     "density",
     "draw_step",
@@ -63,6 +65,14 @@ TERMS = {
 TARGET = "#767676"
 INK = "#222222"
 SOLVER_LINES = {"midpoint": "-", "heun": "--"}
+
+NARROW, WIDE = "#7B4FA8", "#9C6A35"
+"""The ends of a map's colours, below and above what is right, which is paper: violet and brown.
+
+No term has them. Simulated for readers without one of the three cones, the two lie 28 or more apart
+in CIELAB; and both are dark enough on white and light enough on a dark page. A map's numbers are on
+its contour lines, so that it can be read without its colours.
+"""
 
 
 _LOOK: Any = {

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def step(
     history = torch.zeros_like(state) if previous is None else c * (estimate - previous.to(work))
     noise = torch.zeros_like(state) if xi is None else d * xi.to(work)
     return Step(
-        x_next=_advance(coefficients, x, denoised, previous, xi),
+        x_next=_advance(coefficients, x, denoised, previous, xi)[0],
         drift=drift.to(x.dtype),
         history=history.to(x.dtype),
         noise=noise.to(x.dtype),
@@ -123,11 +124,28 @@ def _advance(
     denoised: Tensor,
     previous: Tensor | None,
     xi: Tensor | None,
-) -> Tensor:
-    """The new state alone, in one new buffer and, in half precision, with one rounding."""
-    a, b, c, d = coefficients
+) -> tuple[Tensor, bool | None]:
+    """The new state alone, and whether it is finite if that was seen on the way."""
     if coefficients == (0.0, 1.0, 0.0, 0.0):
-        return denoised
+        return denoised, None
+    if x.device.type == "cpu":
+        given = [tensor for tensor in (x, denoised, previous, xi) if tensor is not None]
+        host = _fused_host()
+        if host is not None and host.takes(given):
+            found: tuple[Tensor, bool] = host.advance(coefficients, x, denoised, previous, xi)
+            return found
+    return _advance_plain(coefficients, x, denoised, previous, xi), None
+
+
+def _advance_plain(
+    coefficients: Coefficients,
+    x: Tensor,
+    denoised: Tensor,
+    previous: Tensor | None,
+    xi: Tensor | None,
+) -> Tensor:
+    """The new state in one new buffer and, in half precision, with one rounding."""
+    a, b, c, d = coefficients
     out = x.to(working_dtype(x.dtype)) * a
     out.add_(denoised, alpha=b)
     if c != 0.0 and previous is not None:
@@ -136,6 +154,14 @@ def _advance(
     if d != 0.0 and xi is not None:
         out.add_(xi, alpha=d)
     return out.to(x.dtype)
+
+
+@lru_cache(maxsize=1)
+def _fused_host() -> Any:
+    try:
+        return importlib.import_module(".fused_host", __package__)
+    except ImportError:
+        return None  # without numba
 
 
 # --- the loop ----------------------------------------------------------------------------------
@@ -361,10 +387,12 @@ def _loop(
             x_next = fused.step(k, x, denoised, previous)
         else:
             xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
-            x_next = _advance(coefficients, x, denoised, previous, xi)
+            x_next, finite = _advance(coefficients, x, denoised, previous, xi)
             if x.device.type != "cpu":
                 unseen.append(_extremes(x_next))
-            elif _first_not_finite([_extremes(x_next)]) is not None:
+            elif finite is False or (
+                finite is None and _first_not_finite([_extremes(x_next)]) is not None
+            ):
                 raise _not_finite(denoised, xi, x, k, plan.sigma[k])
         yield Transition(
             k=k,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib.util
 import os
@@ -155,3 +156,46 @@ def settle(page: Page) -> None:
         "() => Promise.all([...document.querySelectorAll('.live-root')]"
         ".map(root => root.figure.settled()))"
     )
+
+
+KERNEL = """
+async ([state, esm]) => {
+    const listeners = {}, sent = [];
+    const bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+    state.result = null;
+    const model = {
+        get: name => state[name],
+        set(name, value) { state[name] = value; listeners["change:" + name]?.(); },
+        on(event, listener) { listeners[event] = listener; },
+        off() {}, save_changes() {}, send: message => sent.push(message),
+    };
+    const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
+    const el = document.querySelector("main").insertBefore(
+        document.createElement("div"), document.querySelector("h1"));
+    el.id = "kernel";
+    window.kernel = { model, sent, show(settings, result) {
+        for (const [name, value] of Object.entries(settings)) model.set(name, value);
+        model.set("result", Object.fromEntries(Object.entries(result).map(
+            ([name, value]) => [name, value?.$bytes ? bytes(value.$bytes) : value])));
+    } };
+    await (await import(url)).default.render({ model, el });
+}
+"""
+
+
+def with_kernel(page: Page, figure: LiveFigure) -> None:
+    """Put the figure above all, as JupyterLab runs it, with a stand-in for the kernel's model."""
+    page.evaluate(KERNEL, [figure.page_state(), figure._esm])
+    kernel_shows(page, figure)
+
+
+def kernel_shows(page: Page, figure: LiveFigure) -> None:
+    """Send that figure what Python computes for the settings of this one."""
+    figure._handle_custom_msg("shown", [])
+    result = {
+        name: {"$bytes": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for name, value in figure.result.items()
+    }
+    settings = {name: value for name, value in figure.page_state().items() if name != "offers"}
+    page.evaluate("([settings, result]) => kernel.show(settings, result)", [settings, result])
+    settle(page)

@@ -375,8 +375,9 @@ def test_the_joined_engine_exports_what_the_file_exports() -> None:
     exports = engine("(engine, _) => Object.keys(engine).sort()")
     assert exports == sorted(
         [
-            "SCHEDULES", "START", "TARGET", "makeMesh", "makeNoise", "mixture", "pointCloud", "run",
-            "shiftTime", "slicedDistance", "spread", "start", "stepTable", "terms",
+            "SCHEDULES", "START", "TARGET", "makeMesh", "makeNoise", "mixture", "pointCloud",
+            "quantiles", "run", "shiftTime", "slicedDistance", "spread", "start", "stepTable",
+            "terms",
         ]
     )  # fmt: skip
 

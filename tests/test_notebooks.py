@@ -19,6 +19,8 @@ FIGURES = (
     "TrajectoryExplorer(steps=3, particles=9)",
     "SideBySide('steps', particles=9)",
     "VarianceExplorer()",
+    "VarianceMap()",
+    "TermSizes(particles=100)",
 )
 OWN = "TrajectoryExplorer(particles=9, denoiser={})"
 CELLS = (*FIGURES, OWN.format("lambda x, sigma: 0 * x"), OWN.format("lambda x, sigma: x[:, 0]"))

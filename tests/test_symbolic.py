@@ -428,3 +428,83 @@ def test_heuns_weight_has_no_seam_where_the_series_takes_over() -> None:
             exact = 1 + mpmath.expm1(-mpmath.mpf(z)) / mpmath.mpf(z)
         assert ulps(weight, exact) <= 4.0
         assert weight == pytest.approx(history_weight(z, "heun"), rel=1e-15)
+
+
+# --- means of a step ----------------------------------------------------------------------------
+
+LAM, Y, H = symbolic.lam, symbolic.y, symbolic.h
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_the_exact_mean_is_the_series_of_a_solved_ornstein_uhlenbeck_process(power: int) -> None:
+    """For the estimate kappa y the SDE is linear, and its mean and variance have closed forms."""
+    kappa = sympy.Rational(2, 5)
+    rate, s = sympy.Rational(3, 4), sympy.Rational(6, 5)
+    grown = sympy.exp((1 + rate) * (LAM + H)) - sympy.exp((1 + rate) * LAM)
+    mean = Y * sympy.exp(kappa * grown)
+    at = sympy.Symbol("at", positive=True)
+    # Noise of level `at` counts at the end what a deviation there has grown to.
+    later = kappa * (sympy.exp((1 + rate) * (LAM + H)) - sympy.exp((1 + rate) * at))
+    entering = s**2 * 2 * rate * sympy.exp(2 * rate * at) * sympy.exp(2 * later)
+    # The integral of it over the step, to h^2, by the derivatives at h = 0.
+    first = entering.subs({at: LAM + H})
+    second = sympy.diff(entering, H)
+    variance = H * first.subs(H, 0) + H**2 / 2 * (
+        sympy.diff(first, H).subs(H, 0) + second.subs(at, LAM).subs(H, 0)
+    )
+    closed = {1: mean, 2: mean**2 + variance, 3: mean**3 + 3 * mean * variance}[power]
+    series = sum(sympy.diff(closed, H, j).subs(H, 0) * H**j / sympy.factorial(j) for j in range(3))
+    ours = symbolic.exact_mean(Y**power).subs(symbolic.estimate_at, kappa * Y).doit()
+    ours = ours.subs({symbolic.eta: rate, symbolic.s_noise: s})
+    values = {LAM: sympy.Rational(-1, 3), Y: sympy.Rational(7, 5)}
+    assert same(ours.subs(values), series.subs(values))
+
+
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun", None])
+def test_the_mean_of_a_step_is_what_the_table_gives_but_for_h_cubed(
+    solver_type: Any,
+) -> None:
+    """The fourth moment after a step, with the change of the estimate of the size of root h."""
+    eta, s_noise, lam, growth, y, wide = 0.7, 1.2, -0.4, 1.5, 0.8, 0.6
+    estimate = 1.3
+    formula = symbolic.step_mean(solver_type, Y**4)
+    formula = formula.subs({symbolic.eta: eta, symbolic.s_noise: s_noise, symbolic.rho: growth})
+    formula = formula.subs(symbolic.estimate_at, estimate).subs({LAM: lam, Y: y})
+    gaps = []
+    for h in (0.02, 0.01):
+        change = wide * math.sqrt(h)
+        mesh = Mesh.from_sigmas([math.exp(-v) for v in (lam - h / growth, lam, lam + h)])
+        a, b, c, d = step_table(mesh, eta, s_noise, solver_type or "midpoint")[1]
+        c = c if solver_type else 0.0
+        scale = math.exp((1 + eta) * (lam + h))
+        x = y / math.exp((1 + eta) * lam)
+        mean, variance = scale * (a * x + b * estimate + c * change), (scale * d) ** 2
+        exact = mean**4 + 6 * mean**2 * variance + 3 * variance**2
+        gaps.append(exact - float(formula.subs({H: h, symbolic.change: change})))
+    assert 2.8 < math.log2(gaps[0] / gaps[1]) < 3.2
+
+
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+def test_what_a_step_without_history_misses_in_the_mean_is_what_the_history_adds(
+    solver_type: Any,
+) -> None:
+    slope = sympy.diff(symbolic.observable, Y)
+    pull = (1 + symbolic.eta) * sympy.exp((1 + symbolic.eta) * LAM)
+    crossed = symbolic.cross_rate(symbolic.estimate_at, slope)
+    without = symbolic.step_mean(None)
+    assert same(symbolic.exact_mean() - without, H**2 / 2 * pull * crossed)
+    added = sympy.expand(symbolic.step_mean(solver_type) - without)
+    assert same(added.coeff(H, 1), pull * symbolic.rho / 2 * symbolic.change * slope)
+    assert added.subs(symbolic.change, 0) == 0
+
+
+def test_the_cross_rate_is_the_rate_of_one_times_the_other_and_ito_s_term() -> None:
+    f, g = (sympy.Function(name)(LAM, Y) for name in "fg")
+    sde = symbolic.in_state()
+    ito = sde.diffusion**2 * sympy.diff(f, Y) * sympy.diff(g, Y)
+    assert same(symbolic.cross_rate(f, g), g * symbolic.rate(f) + ito)
+
+
+def test_the_mean_of_a_step_refuses_another_solver() -> None:
+    with pytest.raises(ValueError, match="solver_type must be 'midpoint' or 'heun', got 'euler'"):
+        symbolic.step_mean("euler")  # type: ignore[arg-type]

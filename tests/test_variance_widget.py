@@ -21,8 +21,9 @@ from traitlets import TraitError
 import dpmpp_core as dp
 from dpmpp_core.moments import gaussian_moments
 from dpmpp_core.widgets import LiveFigure, VarianceExplorer
+from dpmpp_core.widgets.line_target import LINE_TARGETS, smoothed
 from dpmpp_core.widgets.modules import module_source
-from dpmpp_core.widgets.variance import LINE_TARGETS, SOLVERS, smoothed
+from dpmpp_core.widgets.variance import SOLVERS
 
 # --- the exact law
 
@@ -75,7 +76,7 @@ def test_the_ensemble_starts_at_the_exact_marginal_and_ends_close_to_it() -> Non
 def test_the_smoothed_density_has_the_mass_and_the_place_of_the_sample() -> None:
     target = LINE_TARGETS["mixture"]
     x = np.array([0.0, 0.501, 0.502, 99.0])
-    density, gap = smoothed(x, target), target.grid[1] - target.grid[0]
+    density, gap = smoothed(x, target, 0.05), target.grid[1] - target.grid[0]
     assert density.sum() * gap == pytest.approx(0.75, abs=1e-6)
     assert (density @ target.grid) * gap == pytest.approx(1.003 / 4, abs=1e-6)
 
@@ -90,7 +91,7 @@ def test_the_smoothed_density_has_the_mass_and_the_place_of_the_sample() -> None
         ("s_noise", 0.4, "s_noise must be a number from 0.5 to 1.5, got 0.4"),
         ("steps", 1, "steps must be an integer from 2 to 100, got 1"),
         ("particles", 99, "particles must be an integer from 100 to 10000, got 99"),
-        ("target", "triangle", "target must be 'gaussian' or 'mixture', got 'triangle'"),
+        ("target", "triangle", "target must be 'gaussian', 'mixture' or 'rare', got 'triangle'"),
         ("solver_type", "euler", "solver_type must be 'midpoint' or 'heun', got 'euler'"),
         ("device", "abacus", "device must be one that torch can use here, got 'abacus'"),
     ],
@@ -113,7 +114,7 @@ def test_the_html_holds_settings_and_a_described_picture(target: str) -> None:
     assert not {"result", "_esm", "device"} & set(state)
     words = html.split('alt="')[1].split('"')[0]
     assert "eta 0.3" in words
-    assert ("±" in words) == (target == "mixture")
+    assert ("±" in words) == (target != "gaussian")
     picture = base64.b64decode(html.split("base64,")[1].split('"')[0])
     assert picture.startswith(b"\x89PNG")
     assert len(picture) < 40_000
@@ -140,7 +141,7 @@ def test_nothing_is_computed_before_a_view_is_shown() -> None:
 def random_settings(number: int) -> dict[str, Any]:
     chance = random.Random(number)
     return {
-        "target": "mixture" if number % 3 == 0 else "gaussian",
+        "target": ["mixture", "gaussian", "rare", "gaussian"][number % 4],
         "eta": chance.choice([0.0, 1.0, round(chance.uniform(0.0, 2.0), 2)]),
         "s_noise": chance.choice([1.0, round(chance.uniform(0.5, 1.5), 2)]),
         "steps": chance.choice([2, 3, 10, 20, chance.randint(2, 100)]),

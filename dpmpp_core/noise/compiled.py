@@ -13,6 +13,7 @@ Only :mod:`~dpmpp_core.noise.bridge` imports this, and only where numba is insta
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -25,7 +26,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["move"]
+__all__ = ["in_parts", "move"]
 
 TILE = 256
 """Counters, each of four normals, that are worked on together: 24 kB."""
@@ -205,15 +206,22 @@ def move(
         path.numpy(), xi.numpy(), seeds.numpy().view(U64), nodes.numpy().view(U64), to_path.numpy(),
         to_xi.numpy(), float(keep), first_quad,
     )  # fmt: skip
-    counters = path.numel() // 4
-    threads = max(1, min(torch.get_num_threads(), counters // LEAST))
+    in_parts(lambda begin, end: _move_part(*arguments, begin, end), path.numel() // 4, LEAST)
+
+
+def in_parts(work: Callable[[int, int], Any], count: int, least: int) -> list[Any]:
+    """What ``work(begin, end)`` returns for the parts of 0 to ``count``.
+
+    There are as many parts, and threads, as torch has threads, if none is to have less than
+    ``least``. numba's own threads are not used: they may not be entered from two places at once.
+    """
+    threads = max(1, min(torch.get_num_threads(), count // least))
     if threads == 1:
-        _move_part(*arguments, 0, counters)
-        return
-    ends = [counters * i // threads for i in range(threads + 1)]
-    list(_pool(threads).map(lambda part: _move_part(*arguments, *part), pairwise(ends)))
+        return [work(0, count)]
+    ends = [count * i // threads for i in range(threads + 1)]
+    return list(_pool(threads).map(lambda part: work(*part), pairwise(ends)))
 
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "dpmpp-noise")
+    return ThreadPoolExecutor(threads, "dpmpp")

@@ -1,7 +1,8 @@
 r"""The sampler's coefficients derived with sympy, line by line, and printed for the page.
 
 :mod:`.derivation` holds the derivation, from the definition of the half log-SNR to the assembled
-step; :mod:`.printing` prints the coefficients for the figures in the page. With
+step; :mod:`.printing` prints the coefficients for the figures in the page; :mod:`.weak` expands the
+means of a step, for the weak order. With
 :math:`z = (1 + \eta) h` they are
 
 ==========  ===================================================================  =======
@@ -84,6 +85,7 @@ from .derivation import (
     z,
 )
 from .printing import IDENTIFIERS, Decayed, accurate, javascript, javascript_function
+from .weak import change, cross_rate, estimate_at, exact_mean, in_state, observable, rate, step_mean
 
 __all__ = [
     "IDENTIFIERS",
@@ -101,16 +103,20 @@ __all__ = [
     "alpha_of",
     "assembled_step",
     "bridge",
+    "change",
     "constant",
+    "cross_rate",
     "ddim",
     "decay",
     "estimate",
+    "estimate_at",
     "estimate_kernel",
     "estimate_of",
     "estimate_prev",
     "estimate_prev2",
     "eta",
     "euler_maruyama",
+    "exact_mean",
     "exact_step",
     "extrapolated",
     "family",
@@ -121,6 +127,7 @@ __all__ = [
     "half_log_snr",
     "heun_weight",
     "in_estimate",
+    "in_state",
     "javascript",
     "javascript_function",
     "kappa",
@@ -131,10 +138,12 @@ __all__ = [
     "midpoint_weight",
     "noise_kernel",
     "noise_variance",
+    "observable",
     "on_mesh",
     "phi",
     "point_mass",
     "quadratic",
+    "rate",
     "rescaled",
     "rho",
     "s_noise",
@@ -143,6 +152,7 @@ __all__ = [
     "sigma_next",
     "sigma_of",
     "slopes",
+    "step_mean",
     "symbolic_step",
     "t",
     "u",

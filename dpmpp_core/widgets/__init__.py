@@ -5,17 +5,23 @@ Nothing here is imported by the package itself: a widget is imported by the chap
 
 from .compare import PRESETS, SideBySide
 from .explorer import FreshNoise, TrajectoryExplorer
+from .line import LineExplorer
 from .live import LiveFigure
+from .map import VarianceMap
 from .plane_target import TARGETS, target
+from .terms import TermSizes
 from .variance import VarianceExplorer
 
 __all__ = [
     "PRESETS",
     "TARGETS",
     "FreshNoise",
+    "LineExplorer",
     "LiveFigure",
     "SideBySide",
+    "TermSizes",
     "TrajectoryExplorer",
     "VarianceExplorer",
+    "VarianceMap",
     "target",
 ]

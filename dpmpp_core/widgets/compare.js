@@ -5,32 +5,26 @@
 
 import { mixture, spread } from "./engine.js";
 import { SIDES, meshOf, settingsOf } from "./runs.js";
-import { createRunner } from "./worker.js";
-import {
-  button, canvasSizes, choice, createState, element, frames, heed, onTheme, picture,
-  readColours, save, settled, sharing, targetInPython,
-} from "./controls.js";
+import { choice, element, picture, targetChoice, targetInPython, write } from "./controls.js";
+import { liveModule } from "./frame.js";
 import { createPlane } from "./plane.js";
 
-const COLOURS = ["paper", "ink", "muted", "target"];
 const KNOBS = ["eta", "s_noise", "solver_type", "steps"];
-const SHARED = ["target", "schedule", "sigma_min", "sigma_max", "seed", "particles"];
-const RUN = [...SHARED, ...SIDES.flatMap(side => KNOBS.map(knob => `${side}_${knob}`))];
-const SETTINGS = [...RUN, "progress", "paths"];
 const DASH = { midpoint: [], heun: [5, 3] }; // as in figures.py
 
-export default {
-  async render({ model, el, textOf }) {
-    const figure = createFigure(model, el, textOf);
-    el.figure = figure; // what the tests read
-    return figure.remove;
-  },
-};
+export default liveModule({
+  figure: "compare",
+  label: "Two settings side by side",
+  className: "live-compare",
+  run: ["target", "schedule", "sigma_min", "sigma_max", "seed", "particles",
+    ...SIDES.flatMap(side => KNOBS.map(knob => `${side}_${knob}`))],
+  rest: ["progress", "paths"],
+  colours: ["paper", "ink", "muted", "target"],
+  view: createView,
+});
 
-function createFigure(model, el, textOf) {
-  const {
-    kernel, name, get, set, limits, settings, initial, changes, ranged, counted,
-  } = createState(model, SETTINGS);
+function createView(state) {
+  const { kernel, get, set, settings, changes, ranged, counted } = state;
 
   // --- the page's part of the figure ---
 
@@ -43,10 +37,10 @@ function createFigure(model, el, textOf) {
       ["", "settings of your own"]],
     changed: value => {
       if (value) set(get("offers").presets[value].settings);
-      else showSettings(); // that is not a choice to be made, but what the rest amounts to
+      else showPreset(); // that is not a choice to be made, but what the rest amounts to
     },
   });
-  const controls = {};
+  const controls = { preset: { row: preset.row, show: showPreset } };
   for (const side of SIDES) {
     controls[`${side}_eta`] = ranged(`${side}_eta`, "eta η", 0.01, two);
     controls[`${side}_s_noise`] = ranged(`${side}_s_noise`, "s_noise", 0.01, two);
@@ -57,7 +51,7 @@ function createFigure(model, el, textOf) {
       changed: changes(`${side}_solver_type`),
     });
   }
-  controls.target = choice({ label: "Target", options: [], changed: changes("target") });
+  controls.target = targetChoice(state);
   controls.schedule = choice({
     label: "Schedule", options: pairs(get("offers").schedules), changed: changes("schedule"),
   });
@@ -73,6 +67,7 @@ function createFigure(model, el, textOf) {
   };
   const panels = { a: panel("a"), b: panel("b"), between: panel("between") };
   panels.between.title.append("From A, a dot, to B, a ring");
+  const canvases = Object.fromEntries(pairs(panels).map(([part, { canvas }]) => [part, canvas]));
 
   // The numbers are read out when they have come to rest: until then the list is "busy".
   const results = Object.fromEntries(["distance", "here", "a", "b", "target"].map(part =>
@@ -85,23 +80,12 @@ function createFigure(model, el, textOf) {
     row("Spread of B's results", "b"),
     row("Spread of the target", "target"));
 
-  const note = element("p", { className: "live-note", role: "alert", hidden: true });
   const clock = element("p", { className: "live-help compare-clock" });
-  const said = element("span", { className: "live-said", role: "status" });
-  const code = element("textarea", {
-    className: "live-code", readOnly: true, hidden: true, spellcheck: false,
-    "aria-label": "What was to be copied",
-  });
-  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
-    name, note, code, say, settings, limits, set, initial,
-  });
   const knobs = side => element("fieldset", { className: "compare-side" },
     element("legend", {}, `Side ${side.toUpperCase()}`),
     ...KNOBS.map(knob => controls[`${side}_${knob}`].row));
 
-  const whole = element("div", { className: "live-explorer live-compare", role: "group",
-    "aria-label": "Two settings side by side" },
-    note,
+  const body = [
     preset.row,
     element("div", { className: "compare-panels" },
       ...Object.values(panels).map(part => part.whole)),
@@ -109,24 +93,12 @@ function createFigure(model, el, textOf) {
     element("div", { className: "compare-panels compare-knobs" },
       ...SIDES.map(knobs), numbers),
     clock,
-    element("div", { className: "live-controls" },
-      ...["target", "schedule", "seed", "particles", "paths"].map(part => controls[part].row)),
-    element("div", { className: "live-buttons" },
-      button("Reset", () => { forgetLink(); set(initial); say("Back to the start."); }),
-      kernel ? "" : button("Copy link", copyLink),
-      button("Copy as Python", () => offer(asPython(), "Python copied.")),
-      button("Save PNG", savePicture),
-      said),
-    code);
-  el.classList.add("live-root");
-  el.append(whole);
+  ];
 
   // --- the runs ---
 
-  let stale = true, unpainted = true, groundStale = true, coloursStale = true;
-  let colours, target, result, measured, painted = 0;
-  const made = {}; // what the parts of the picture were made for
-  const timing = { run: 0, draw: 0, at: 0 };
+  let target, ground, result;
+  const measured = {}, made = {}; // made: what the parts of the picture were made for
 
   const differs = (part, key) => {
     if (made[part] === key) return false;
@@ -134,27 +106,13 @@ function createFigure(model, el, textOf) {
     return true;
   };
 
-  const runner = kernel ? null : createRunner("compare", textOf, answer => {
-    take(answer);
-    loop.now();
-  });
+  const dataOf = s => get("offers").targets[s.target];
 
-  // Asks for what the settings are now. The kernel needs no asking.
-  function ask() {
-    const s = Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
-    if (runner) runner.ask({ settings: s, data: get("offers").targets[s.target] });
-    else if (get("result")) take(get("result"));
-  }
-
-  // An answer may be to the question before: it says which settings it was computed for.
   function take(answer) {
-    showTrouble(answer.trouble);
-    if (answer.trouble) return;
-    const { settings: s, time = 0 } = answer;
-    const data = answer.data ?? get("offers").targets[s.target];
+    const { settings: s, data = dataOf(s) } = answer;
     if (differs("target", JSON.stringify(data))) {
       target = { ...data, ...mixture(data) };
-      groundStale = true;
+      ground = null;
     }
     const now = { settings: s };
     for (const side of SIDES) {
@@ -163,13 +121,11 @@ function createFigure(model, el, textOf) {
       now[side] = { states, mesh: meshOf(own), solverType: own.solver_type };
     }
     result = now;
-    measured = {
-      distance: rms(result.a.states.at(-1), result.b.states.at(-1)),
-      a: spread(result.a.states.at(-1), 2), b: spread(result.b.states.at(-1), 2),
-      target: target.spread,
-    };
-    timing.run = time;
-    unpainted = true;
+    const [a, b] = SIDES.map(side => result[side].states.at(-1));
+    Object.assign(measured, {
+      distance: rms(a, b), a: spread(a, 2), b: spread(b, 2), target: target.spread,
+    });
+    return result;
   }
 
   function unpack(view, steps) {
@@ -193,41 +149,30 @@ function createFigure(model, el, textOf) {
 
   const plane = createPlane();
   const halfWidth = () => target.extent + 0.5 * Math.min(result.settings.sigma_max, 4);
-  const loop = frames(whole, draw);
-  const redraw = () => { unpainted = true; loop.request(); };
-  const sizes = canvasSizes(Object.values(panels).map(({ canvas }) => canvas), redraw);
 
-  function draw() {
-    const began = performance.now();
-    if (stale) {
-      stale = false;
-      showSettings();
-      ask();
-    }
-    if (!unpainted || !result) return;
-    unpainted = false;
-    if (coloursStale) {
-      colours = readColours(whole, COLOURS);
-      coloursStale = false;
-      groundStale = true;
-    }
-    controls.progress.show(get("progress"));
-    drawPanels();
+  function draw(colours, fit) {
+    showWords();
+    // One plane serves all three, which are equally wide but for rounding.
+    const { width: size, unit } = fit(canvases.a);
+    if (size) drawPanels(colours, fit, size, unit);
     showNumbers();
-    painted++;
-    timing.at = performance.now();
-    timing.draw = timing.at - began;
   }
 
-  function drawPanels() {
-    // One plane serves all three, which are equally wide but for rounding.
-    const { width: size, unit } = sizes.fit(panels.a.canvas);
-    if (!size) return;
+  function drawPanels(colours, fit, size, unit) {
     plane.resize(size, halfWidth());
-    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) {
+    if (differs("ground", `${size} ${halfWidth()}`) || ground !== colours) {
       plane.setGround(colours.paper, colours.target, target);
     }
-    groundStale = false;
+    ground = colours; // made anew when the theme changes
+
+    // What is in the plane, on a canvas of its own, with what is drawn on top.
+    const finish = (canvas, more) => {
+      const { pen, width } = fit(canvas);
+      if (!width) return;
+      plane.show(pen, width);
+      plane.axes(pen, unit, width, target, colours);
+      more(pen);
+    };
     const shown = Object.fromEntries(SIDES.map(side =>
       [side, result[side].states[shownStep(side)]]));
     const n = shown.a.length / 2, fine = plane.size * unit / size;
@@ -237,9 +182,9 @@ function createFigure(model, el, textOf) {
       plane.paths([shown[side]], 0, 0);
       plane.develop(colours.ink);
       plane.dots(shown[side], colours.ink, radius, 0.85);
-      finish(panels[side].canvas, pen => drawPaths(pen, side, size, unit));
+      finish(canvases[side], pen => drawPaths(pen, colours, side, size, unit));
       const words = wordsOf(side);
-      panels[side].canvas.setAttribute("aria-label", `${side.toUpperCase()}: ${n} particles, ` +
+      canvases[side].setAttribute("aria-label", `${side.toUpperCase()}: ${n} particles, ` +
         `${words}, state ${shownStep(side)} of ${result[side].mesh.h.length}.`);
     }
     plane.paths([shown.a, shown.b], 1, Math.min(1.2, 60 / n + 0.25) * fine);
@@ -248,24 +193,15 @@ function createFigure(model, el, textOf) {
     plane.dots(shown.b, colours.ink, dot + 0.7 * fine, 0.9);
     plane.dots(shown.b, colours.paper, dot - 0.3 * fine, 1);
     plane.dots(shown.a, colours.ink, dot, 0.9);
-    finish(panels.between.canvas, () => {});
-    panels.between.canvas.setAttribute("aria-label", `Each of ${n} particles under A joined to ` +
+    finish(canvases.between, () => {});
+    canvases.between.setAttribute("aria-label", `Each of ${n} particles under A joined to ` +
       `itself under B; root mean square distance ${rms(shown.a, shown.b).toFixed(3)}.`);
-  }
-
-  // What is in the plane, on a canvas of its own, with what is drawn on top.
-  function finish(canvas, more) {
-    const { pen, unit, width: size } = sizes.fit(canvas);
-    if (!size) return;
-    plane.show(pen, size);
-    plane.axes(pen, unit, size, target, colours);
-    more(pen);
   }
 
   const onto = (x, y, size) => [(x / halfWidth() + 1) / 2 * size, (1 - y / halfWidth()) / 2 * size];
 
   // The first particles' paths: strong as far as the shown state, faint after it.
-  function drawPaths(pen, side, size, unit) {
+  function drawPaths(pen, colours, side, size, unit) {
     const { states, solverType } = result[side], k = shownStep(side);
     const few = Math.min(get("paths"), states[0].length / 2);
     pen.strokeStyle = colours.ink;
@@ -308,35 +244,26 @@ function createFigure(model, el, textOf) {
     return `${value} %: ${SIDES.map(at).join(", ")}`;
   }
 
-  function say(text) {
-    said.textContent = text;
-  }
-  const put = (output, text) => { if (output.value !== text) output.value = text; };
-
   let rest = 0;
   function showNumbers() {
     numbers.setAttribute("aria-busy", "true");
     clearTimeout(rest);
     rest = setTimeout(() => numbers.setAttribute("aria-busy", "false"), 700);
     const here = rms(...SIDES.map(side => result[side].states[shownStep(side)]));
-    for (const [part, value] of pairs({ ...measured, here })) put(results[part], value.toFixed(3));
+    for (const [part, value] of pairs({ ...measured, here })) write(results[part], value.toFixed(3));
   }
 
-  function showSettings() {
-    const { targets, presets } = get("offers");
-    if (differs("list", Object.keys(targets).join())) {
-      controls.target.offer(pairs(targets).map(([value, { label }]) => [value, label]));
-    }
-    for (const [setting, control] of pairs(controls)) control.show(get(setting));
-    const match = pairs(presets).find(([, { settings: wanted }]) =>
+  function showPreset() {
+    const match = pairs(get("offers").presets).find(([, { settings: wanted }]) =>
       pairs(wanted).every(([setting, value]) => get(setting) === value));
     preset.show(match ? match[0] : "");
+  }
+
+  function showWords() {
     for (const side of SIDES) {
-      const text = `${side.toUpperCase()}: ${wordsOf(side)}`;
-      if (panels[side].title.textContent !== text) panels[side].title.textContent = text;
+      write(panels[side].title, `${side.toUpperCase()}: ${wordsOf(side)}`);
     }
-    const text = clockWords(get("a_eta"), get("b_eta"));
-    if (clock.textContent !== text) clock.textContent = text;
+    write(clock, clockWords(get("a_eta"), get("b_eta")));
   }
 
   // --- taking it away ---
@@ -353,7 +280,7 @@ function createFigure(model, el, textOf) {
       "from dpmpp_core import widgets",
       "from dpmpp_core.widgets.start import start",
       "",
-      `target = ${targetInPython(s.target, get("offers").targets[s.target])}`,
+      `target = ${targetInPython(s.target, dataOf(s))}`,
       "",
       "",
       "def result(eta, s_noise, solver_type, steps):",
@@ -377,17 +304,16 @@ function createFigure(model, el, textOf) {
     return `${lines.join("\n")}\n`;
   }
 
-  function savePicture() {
-    if (!result || !panels.a.canvas.width) return;
-    const size = panels.a.canvas.width, unit = sizes.unit(panels.a.canvas);
+  function sheet(colours, unit) {
+    const size = canvases.a.width;
     const line = 18 * unit, gap = 10 * unit;
-    const sheet = element("canvas", { width: 3 * size + 2 * gap, height: size + 4.8 * line });
-    const pen = sheet.getContext("2d");
+    const made = element("canvas", { width: 3 * size + 2 * gap, height: size + 4.8 * line });
+    const pen = made.getContext("2d");
     pen.fillStyle = colours.paper;
-    pen.fillRect(0, 0, sheet.width, sheet.height);
+    pen.fillRect(0, 0, made.width, made.height);
     pen.fillStyle = colours.ink;
     pen.font = `${12 * unit}px system-ui, sans-serif`;
-    Object.values(panels).forEach(({ canvas }, column) => {
+    Object.values(canvases).forEach((canvas, column) => {
       const left = column * (size + gap);
       pen.drawImage(canvas, left, line * 1.4, size, size);
       pen.fillText(["A", "B", "From A, a dot, to B, a ring"][column], left + 6 * unit, line);
@@ -396,39 +322,16 @@ function createFigure(model, el, textOf) {
     [
       ...SIDES.map(side => `${side.toUpperCase()}: ${wordsOf(side)}, ` +
         `spread of the results ${measured[side].toFixed(3)}`),
-      `${get("offers").targets[s.target].label}, ${s.schedule}, seed ${s.seed}, ` +
+      `${dataOf(s).label}, ${s.schedule}, seed ${s.seed}, ` +
         `${s.particles} particles; RMS distance between the results ${measured.distance.toFixed(3)}`,
     ].forEach((text, index) => pen.fillText(text, 6 * unit, size + (2.4 + index) * line));
-    save(sheet, name);
-    say("Picture saved.");
+    return made;
   }
 
-  // --- what makes it draw ---
-
-  const rerun = () => { stale = true; loop.request(); };
-  const events = [
-    ...RUN.map(setting => [`change:${setting}`, rerun]),
-    ["change:offers", rerun], ["change:result", rerun], ["change:progress", redraw],
-    ["change:paths", () => { controls.paths.show(get("paths")); redraw(); }],
-  ];
-  const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  const forgetModel = heed({ model, kernel, events, showTrouble, followLink });
-  rerun();
-
   return {
-    get result() { return result; },
-    get measured() { return measured; },
-    get frames() { return painted; },
-    settled: () => settled(() => runner?.busy || loop.pending),
-    timing, settings, asPython, shownStep,
-    remove() {
-      clearTimeout(rest);
-      loop.stop();
-      runner?.stop();
-      sizes.stop();
-      forgetTheme();
-      forgetModel();
-    },
+    canvases, body, controls, dataOf, take, draw, asPython, sheet,
+    more: { measured, shownStep },
+    stop: () => clearTimeout(rest),
   };
 }
 

@@ -28,8 +28,10 @@ export function write(of, text) {
   if (of.textContent !== text) of.textContent = text;
 }
 
+// In a notebook each figure has this module for itself: a count alone would give an id twice.
+const mark = Math.random().toString(36).slice(2);
 let made = 0;
-const freshId = () => `live-control-${++made}`;
+const freshId = () => `live-control-${mark}-${++made}`;
 
 // A control is { row, input, show(value), choices? }: `row` is what is put on the page, `show` sets
 // it from the outside. `changed(value)` is called when the reader moves it.
@@ -71,10 +73,28 @@ export function choice({ label, options, changed }) {
   return { row, input, offer, show: value => { input.value = value; } };
 }
 
-// Whole numbers. What is out of range is set to the nearest that is not when the field is left.
-export function count({ label, min, max, changed }) {
+// A choice of the targets that are offered now: the reader may have added one.
+export function targetChoice({ get, changes }) {
+  const control = choice({ label: "Target", options: [], changed: changes("target") });
+  let listed;
+  return { ...control, show(value) {
+    const { targets } = get("offers");
+    if (targets !== listed) {
+      control.offer(Object.entries(targets).map(([name, { label }]) => [name, label]));
+    }
+    listed = targets;
+    control.show(value);
+  } };
+}
+
+// Numbers, whole unless told otherwise. What is out of range is set to the nearest that is not when
+// the field is left.
+export function count({ label, min, max, whole = true, changed }) {
   const id = freshId();
-  const input = element("input", { id, type: "number", min, max, step: 1, inputMode: "numeric" });
+  const input = element("input", {
+    id, type: "number", min, max, step: whole ? 1 : "any",
+    inputMode: whole ? "numeric" : "decimal",
+  });
   const row = element("div", { className: "live-row" },
     element("label", { htmlFor: id }, label), input);
   let last = min;
@@ -90,7 +110,8 @@ export function count({ label, min, max, changed }) {
   input.addEventListener("change", () => {
     if (!valid()) {
       const number = Number(input.value);
-      const near = input.value === "" || Number.isNaN(number) ? last : Math.round(number);
+      const near = input.value === "" || Number.isNaN(number) ? last
+        : whole ? Math.round(number) : number;
       last = Math.min(Math.max(near, Number(input.min)), Number(input.max));
       input.value = last;
       changed(last);
@@ -117,8 +138,8 @@ export function createState(model, names) {
       return slider({ label, min: low, max: high, step, format, changed: changes(setting) });
     },
     counted(setting, label) {
-      const { low, high } = limits()[setting];
-      return count({ label, min: low, max: high, changed: changes(setting) });
+      const { low, high, whole } = limits()[setting];
+      return count({ label, min: low, max: high, whole, changed: changes(setting) });
     },
   };
 }

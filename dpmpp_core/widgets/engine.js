@@ -590,13 +590,13 @@ const PLACES = 4096; // at which a distribution function is known
 // The quantiles of a mixture on the line at (i + 1/2) / n: its density is summed up on a grid and
 // the sum inverted by straight lines. What is narrower than the grid's gap, such as a point, is
 // widened to it; so no quantile is off by more than a gap or two, which is 1/4096 of the range.
-function quantiles({ means, variances, weights }, n) {
+export function quantiles({ means, variances, weights }, n) {
   const sd = variances.map(Math.sqrt);
   const least = Math.min(...means.map((m, j) => m - 8 * sd[j]));
   const most = Math.max(...means.map((m, j) => m + 8 * sd[j]));
   const room = 0.01 * (most - least) + 1e-9; // for points at the ends to be widened
   const low = least - room, gap = (most + room - low) / (PLACES - 1);
-  const below = new Float64Array(PLACES); // probability up to a place; first, at it
+  const below = new Float64Array(PLACES); // half a gap beyond a place; first, the density at it
   means.forEach((m, j) => {
     const width = Math.max(sd[j], gap), reach = 8 * width;
     const first = Math.max(0, Math.ceil((m - reach - low) / gap));
@@ -606,17 +606,12 @@ function quantiles({ means, variances, weights }, n) {
     }
   });
   let total = 0;
-  for (let i = 0, before = 0; i < PLACES; i++) {
-    const here = below[i];
-    total += (before + here) / 2;
-    below[i] = total;
-    before = here;
-  }
+  for (let i = 0; i < PLACES; i++) below[i] = total += below[i];
   const out = new Float64Array(n);
   for (let i = 0, at = 1; i < n; i++) {
     const wanted = total * (i + 0.5) / n;
     while (below[at] < wanted) at++;
-    out[i] = low + gap * (at - (below[at] - wanted) / (below[at] - below[at - 1]));
+    out[i] = low + gap * (at + 0.5 - (below[at] - wanted) / (below[at] - below[at - 1]));
   }
   return out;
 }

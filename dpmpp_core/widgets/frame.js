@@ -13,16 +13,20 @@ import { createRunner } from "./worker.js";
 //   run       the settings from which its numbers are computed; `rest`: those that only change how
 //             they are drawn
 //   colours   the colours it draws with, by the names that widgets.css gives them
+//   className for its own rules in widgets.css
 //   view      (state) => what is its own, an object of:
 //     canvases  by name
 //     body      what is above the controls; `foot`: what is below the buttons
-//     controls  by setting
+//     controls  by setting; those that the body does not hold are put below it
 //     dataOf    (settings) => what `offers` says of them, for runs.js
-//     take      (answer) a new answer of runs.js, or the kernel's `result`
+//     take      (answer) a new answer of runs.js, or the kernel's `result`; may return what is to
+//               be kept of it
 //     draw      (colours, fit) draws all; fit(canvas) gives its pen and size
 //     asPython  () => the code that computes what is shown
 //     sheet     (colours, unit) => a canvas with the picture to be saved
-export function createFigure({ model, el, textOf }, { figure, label, run, rest = [], colours, view }) {
+//     more      what else the tests may read; `stop`: ends what would outlast the figure
+export function createFigure({ model, el, textOf }, spec) {
+  const { figure, label, run, rest = [], colours, className = "", view } = spec;
   const state = createState(model, [...run, ...rest]);
   const { kernel, name, get, set, limits, settings, initial } = state;
   const say = text => { said.textContent = text; };
@@ -37,10 +41,13 @@ export function createFigure({ model, el, textOf }, { figure, label, run, rest =
     name, note, code, say, settings, limits, set, initial,
   });
   const own = view(state);
-  const whole = element("div", { className: "live-explorer", role: "group", "aria-label": label },
+  const loose = Object.values(own.controls).map(control => control.row)
+    .filter(row => !row.parentElement);
+  const whole = element("div", {
+    className: `live-explorer ${className}`, role: "group", "aria-label": label,
+  },
     note, ...own.body,
-    element("div", { className: "live-controls" },
-      ...Object.values(own.controls).map(control => control.row)),
+    element("div", { className: "live-controls" }, ...loose),
     element("div", { className: "live-buttons" },
       button("Reset", () => { forgetLink(); set(initial); say("Back to the start."); }),
       kernel ? "" : button("Copy link", copyLink),
@@ -73,9 +80,8 @@ export function createFigure({ model, el, textOf }, { figure, label, run, rest =
   function take(answer) {
     showTrouble(answer.trouble);
     if (answer.trouble) return;
-    result = answer;
-    own.take(result);
-    timing.run = result.time ?? 0;
+    result = own.take(answer) ?? answer;
+    timing.run = answer.time ?? 0;
     unpainted = true;
   }
 
@@ -112,8 +118,9 @@ export function createFigure({ model, el, textOf }, { figure, label, run, rest =
     get result() { return result; },
     get frames() { return painted; },
     settled: () => settled(() => runner?.busy || loop.pending),
-    timing, settings, asPython: own.asPython,
+    timing, settings, asPython: own.asPython, ...own.more,
     remove() {
+      own.stop?.();
       loop.stop();
       runner?.stop();
       sizes.stop();

@@ -145,6 +145,8 @@ class LiveFigure(anywidget.AnyWidget):
     """
 
     module: ClassVar[str]
+    inks: ClassVar[tuple[str, ...]] = ()
+    """Colours of the picture besides ink, paper and those of the terms."""
     _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
 
     name = Name("figure").tag(sync=True, page=True)
@@ -272,7 +274,7 @@ class LiveFigure(anywidget.AnyWidget):
             figure.savefig(whole, format="png", dpi=DPI)
             plt.close(figure)
         palette = Image.new("P", (1, 1))
-        palette.putpalette([part for colour in _palette() for part in colour])
+        palette.putpalette([part for colour in _palette(self.inks) for part in colour])
         with Image.open(whole) as image:
             few = image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
         few.save(small, "PNG", optimize=True)
@@ -315,10 +317,11 @@ _BESIDE_A_VIEW = """<style>
 </style><div class="live-beside-{id}">{html}</div>"""
 
 
-def _palette() -> list[tuple[int, int, int]]:
-    """Eight greys from ink to paper, and of each term its colour and the one half way to paper."""
+def _palette(inks: Iterable[str]) -> list[tuple[int, int, int]]:
+    """Eight greys from ink to paper; of each term its colour and the one half way to paper; and
+    the colours of the figure's own."""
     paper = np.ones(3)
-    shades = [(figures.INK, 1.0 - i / 7) for i in range(8)]
+    shades = [(figures.INK, 1.0 - i / 7) for i in range(8)] + [(ink, 1.0) for ink in inks]
     shades += [(term.color, part) for term in figures.TERMS.values() for part in (1.0, 0.5)]
     mixed = (part * np.array(to_rgb(colour)) + (1.0 - part) * paper for colour, part in shades)
     return [(int(r), int(g), int(b)) for r, g, b in (np.round(255 * rgb) for rgb in mixed)]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from .. import figures
-from ..targets import GaussianMixture, point_cloud, triangle
+from ..targets import GaussianMixture, gaussian, point_cloud, triangle
 
 __all__ = ["OWN", "TARGETS", "PlaneTarget", "target"]
 
@@ -49,6 +49,7 @@ TARGETS = {
     "tight-and-wide": (_tight_and_wide(), "one tight, one wide"),
     "moons": (_moons(), "two moons, 24 points"),
     "spiral": (_spiral(), "spiral"),
+    "gaussian": (gaussian(torch.zeros(2)), "unit Gaussian"),
 }
 """The targets that the figures offer, each with its name in the list."""
 

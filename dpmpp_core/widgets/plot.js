@@ -4,10 +4,14 @@ import { minus } from "./controls.js";
 
 // Clears the canvas that `fitted` tells of (what canvasSizes(...).fit gives), draws axes on it, and
 // returns what turns numbers into places on it; null while it has no size. x and y are ranges; with
-// `log`, y is drawn on a logarithmic scale.
-export function plotArea({ pen, unit, width, height }, colours, { x, y, xName, yName, log }) {
+// `log`, y is drawn on a logarithmic scale. `xTicks` and `yTicks` may name the numbers at the ticks,
+// and `margin` the room on the left.
+export function plotArea(
+  { pen, unit, width, height }, colours,
+  { x, y, xName, yName, log, xTicks = ticks(x), yTicks, margin = 40 },
+) {
   if (!width || !height) return null;
-  const left = 40 * unit, right = width - 14 * unit;
+  const left = margin * unit, right = width - 14 * unit;
   const top = 30 * unit, bottom = height - 32 * unit;
   const scale = log ? Math.log10 : Number;
   const [low, high] = y.map(scale);
@@ -26,17 +30,17 @@ export function plotArea({ pen, unit, width, height }, colours, { x, y, xName, y
   pen.lineTo(right, bottom);
   pen.textAlign = "center";
   pen.textBaseline = "top";
-  for (const tick of ticks(x)) {
+  for (const tick of xTicks) {
     pen.moveTo(px(tick), bottom);
     pen.lineTo(px(tick), bottom + 4 * unit);
     pen.fillText(minus(tick), px(tick), bottom + 6 * unit);
   }
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  for (const tick of log ? powers(y) : ticks(y)) {
+  for (const tick of yTicks ?? (log ? powers(y) : ticks(y))) {
     pen.moveTo(left - 4 * unit, py(tick));
     pen.lineTo(left, py(tick));
-    pen.fillText(log ? powerOfTen(tick) : minus(tick), left - 6 * unit, py(tick));
+    pen.fillText(log && !yTicks ? powerOfTen(tick) : minus(tick), left - 6 * unit, py(tick));
   }
   pen.stroke();
   pen.textBaseline = "bottom";
@@ -77,6 +81,32 @@ export function key({ pen, unit, left }, names) {
     at += length + pen.measureText(text).width + 20 * unit;
   }
   pen.setLineDash([]);
+}
+
+// Where a map has a value: lines [x, y, x, y], one or two in each of its cells that the value
+// crosses. `map` holds the numbers at the points of xs and ys, row by row.
+export function contour(map, xs, ys, level) {
+  const lines = [], width = xs.length;
+  for (let i = 0; i + 1 < ys.length; i++) {
+    for (let j = 0; j + 1 < width; j++) {
+      const at = i * width + j, a = map[at], b = map[at + 1];
+      const c = map[at + width + 1], d = map[at + width], above = a >= level;
+      if (above === b >= level && above === c >= level && above === d >= level) continue;
+      const crossings = [];
+      const edge = (u, ux, uy, v, vx, vy) => {
+        if (u >= level === v >= level) return;
+        const part = (level - u) / (v - u);
+        crossings.push([ux + part * (vx - ux), uy + part * (vy - uy)]);
+      };
+      const [x, right, y, next] = [xs[j], xs[j + 1], ys[i], ys[i + 1]];
+      edge(a, x, y, b, right, y);
+      edge(b, right, y, c, right, next);
+      edge(c, right, next, d, x, next);
+      edge(d, x, next, a, x, y);
+      for (let k = 0; k < crossings.length; k += 2) lines.push(crossings.slice(k, k + 2).flat());
+    }
+  }
+  return lines;
 }
 
 // Round numbers within a range, about five of them.

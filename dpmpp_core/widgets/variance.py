@@ -17,54 +17,15 @@ from ..coefficients import SolverType
 from ..mesh import Mesh
 from ..moments import gaussian_moments
 from ..sampler import trajectory
-from ..targets import GaussianMixture
+from .line_target import GRID, LINE_TARGETS, LineTarget, marginal_spreads, smoothed, spread_of
 from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
 from .modules import module_source
 
 __all__ = ["Law", "VarianceExplorer"]
 
 SOLVERS: tuple[SolverType, ...] = ("midpoint", "heun")
-GRID = 301  # points at which a density is given
 TINY = 1e-18  # no variance is drawn as below it, here and in the page
 WIDTH = 0.05  # standard deviation of the kernel that smooths an ensemble
-
-
-class LineTarget(NamedTuple):
-    """A law on the line, its name in the list, and the interval in which its density is drawn."""
-
-    mixture: GaussianMixture
-    label: str
-    low: float
-    high: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether the law through the steps is known without sampling."""
-        return len(self.mixture.means) == 1
-
-    @property
-    def variance(self) -> float:
-        return float(self.mixture.covariance)
-
-    @property
-    def grid(self) -> np.ndarray[Any, Any]:
-        return np.linspace(self.low, self.high, GRID)
-
-
-def _line(means: list[float], variances: list[float], weights: list[float]) -> GaussianMixture:
-    column, s, w = (torch.tensor(v, dtype=torch.float64) for v in (means, variances, weights))
-    return GaussianMixture(column[:, None], s, w)
-
-
-LINE_TARGETS = {
-    "gaussian": LineTarget(_line([0.0], [1.0], [1.0]), "unit Gaussian, exact", -4.0, 4.0),
-    "mixture": LineTarget(
-        _line([-1.0, 0.5, 2.0], [0.05, 0.1, 0.02], [0.3, 0.5, 0.2]),
-        "three modes, sampled",
-        -2.5,
-        3.5,
-    ),
-}
 
 
 # --- the law -----------------------------------------------------------------------------------
@@ -82,55 +43,27 @@ class Law(NamedTuple):
 
 
 def _exact_law(target: LineTarget, mesh: Mesh, **knobs: Any) -> Law:
-    mean, variance = float(target.mixture.mean), target.variance
-    law = gaussian_moments(mesh, **knobs, mean=mean, variance=variance)
+    law = gaussian_moments(mesh, **knobs, mean=target.mean, variance=target.variance)
     means, variances = law.mean.tolist(), law.variance.clamp(min=TINY).tolist()
-    spread = [math.sqrt(v) / m for v, m in zip(variances, _marginal(mesh, variance), strict=True)]
+    marginals = marginal_spreads(mesh, target.variance)
+    spread = [math.sqrt(v) / m for v, m in zip(variances, marginals, strict=True)]
     offset = target.grid - means[-1]
     density = np.exp(-0.5 * offset**2 / variances[-1]) / math.sqrt(math.tau * variances[-1])
     return Law(spread, [0.0] * len(spread), density.tolist())
 
 
 def _sampled_law(target: LineTarget, mesh: Mesh, states: list[Tensor]) -> Law:
-    """The law of an ensemble. The error is that of the standard deviation s, by the delta method:
-    Var(s^2) = (m4 - s^4) / n, and Var(s) = Var(s^2) / (4 s^2)."""
     spread, error = [], []
-    for state, marginal in zip(states, _marginal(mesh, target.variance), strict=True):
-        squares = (state - state.mean()).square()
-        variance, fourth = float(squares.mean()), float(squares.square().mean())
-        spread.append(math.sqrt(variance) / marginal)
-        of_square = max(fourth - variance**2, 0.0) / len(state)
-        error.append(math.sqrt(of_square / (4.0 * variance)) / marginal)
-    return Law(spread, error, smoothed(states[-1].numpy(), target).tolist())
-
-
-def _marginal(mesh: Mesh, variance: float) -> list[float]:
-    """Standard deviations of alpha x0 + sigma eps."""
-    return [
-        math.sqrt(a * a * variance + s * s) for a, s in zip(mesh.alpha, mesh.sigma, strict=True)
-    ]
+    for state, marginal in zip(states, marginal_spreads(mesh, target.variance), strict=True):
+        its_spread, its_error = spread_of(state)
+        spread.append(its_spread / marginal)
+        error.append(its_error / marginal)
+    return Law(spread, error, smoothed(states[-1].numpy(), target, WIDTH).tolist())
 
 
 def _with_error(law: Law) -> str:
     error = f" ± {law.error[-1]:.3f}" if law.error[-1] else ""
     return f"{law.spread[-1]:.3f}{error}"
-
-
-def smoothed(x: np.ndarray[Any, Any], target: LineTarget) -> np.ndarray[Any, Any]:
-    """The density of a sample on the target's grid, smoothed by a Gaussian of width WIDTH.
-
-    Each number is first shared between the two grid points beside it: 300 places instead of
-    thousands of numbers to smooth, and the result has no jumps as the numbers move.
-    """
-    gap = (target.high - target.low) / (GRID - 1)
-    place = (x - target.low) / gap
-    place = place[(place >= 0.0) & (place < GRID - 1)]
-    left = np.floor(place).astype(np.int64)
-    part = place - left
-    shares = np.bincount(left, 1.0 - part, GRID) + np.bincount(left + 1, part, GRID)
-    reach = math.ceil(5.0 * WIDTH / gap)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * gap / WIDTH) ** 2)
-    return np.convolve(shares, kernel, "same") / (len(x) * WIDTH * math.sqrt(math.tau))
 
 
 # --- the figure --------------------------------------------------------------------------------
@@ -140,10 +73,10 @@ class VarianceExplorer(LiveFigure):
     """The spread of the state after every step, over that of the exact marginal, and its last law.
 
     For the Gaussian both are exact, see :func:`~dpmpp_core.moments.gaussian_moments`; for the
-    mixture they are those of an ensemble of particles, and the figure gives their standard error.
+    mixtures they are those of an ensemble of particles, and the figure gives their standard error.
 
     Args:
-        target: ``"gaussian"`` or ``"mixture"``.
+        target: ``"gaussian"``, ``"mixture"`` or ``"rare"``, with a mode of weight 0.05.
         eta: 0 to 2.
         s_noise: 0.5 to 1.5.
         solver_type: ``"midpoint"`` or ``"heun"``: the one drawn strongly.
@@ -181,14 +114,7 @@ class VarianceExplorer(LiveFigure):
     @traitlets.default("offers")
     def _offers(self) -> dict[str, Any]:
         targets = {
-            name: {
-                "label": target.label,
-                "means": target.mixture.means.tolist(),
-                "covariances": target.mixture.covariances.tolist(),
-                "weights": target.mixture.weights.tolist(),
-                "low": target.low,
-                "high": target.high,
-            }
+            name: target.offer(f"{target.label}, {'exact' if target.exact else 'sampled'}")
             for name, target in LINE_TARGETS.items()
         }
         return {

@@ -1,0 +1,92 @@
+r"""The step in one pass over memory on the host, compiled by numba.
+
+.. math:: x_{k+1} = A_k x_k + B_k \hat x_{0,k} + C_k (\hat x_{0,k} - \hat x_{0,k-1}) + D_k \xi_k
+
+The plain step of :mod:`~dpmpp_core.sampler` takes one pass for each term, and one more to see that
+the new state is finite. Here everything is read once and written once, and what is not finite is
+noticed on the way. The sums are the same, in the state's dtype.
+
+Only :mod:`~dpmpp_core.sampler` imports this, and only where numba is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from .coefficients import Coefficients
+from .noise.compiled import in_parts
+
+__all__ = ["advance", "takes"]
+
+LEAST = 1 << 15
+"""Elements for which a thread of their own pays."""
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
+def _advance(out: Any, x: Any, denoised: Any, previous: Any, xi: Any, row: Any) -> Any:
+    """Fills ``out``; returns whether a number of it is not finite."""
+    kind = out.dtype.type
+    a, b, c, d = kind(row[0]), kind(row[1]), kind(row[2]), kind(row[3])
+    lost = False
+    # A tensor whose factor is 0 is not read: where there is none, x stands in its place.
+    if row[2] == 0.0 and row[3] == 0.0:
+        for i in range(out.size):
+            out[i] = a * x[i] + b * denoised[i]
+            lost |= out[i] - out[i] != 0.0
+    elif row[3] == 0.0:
+        for i in range(out.size):
+            out[i] = a * x[i] + b * denoised[i] + c * (denoised[i] - previous[i])
+            lost |= out[i] - out[i] != 0.0
+    elif row[2] == 0.0:
+        for i in range(out.size):
+            out[i] = a * x[i] + b * denoised[i] + d * xi[i]
+            lost |= out[i] - out[i] != 0.0
+    else:
+        for i in range(out.size):
+            out[i] = a * x[i] + b * denoised[i] + c * (denoised[i] - previous[i]) + d * xi[i]
+            lost |= out[i] - out[i] != 0.0
+    return lost
+
+
+def takes(tensors: Sequence[Tensor]) -> bool:
+    """Whether these tensors are such as :func:`advance` takes: float32 or float64, contiguous."""
+    dtype = tensors[0].dtype
+    return dtype in (torch.float32, torch.float64) and all(t.is_contiguous() for t in tensors)
+
+
+def advance(
+    coefficients: Coefficients,
+    x: Tensor,
+    denoised: Tensor,
+    previous: Tensor | None = None,
+    xi: Tensor | None = None,
+) -> tuple[Tensor, bool]:
+    """The new state, and whether all its numbers are finite.
+
+    Args:
+        coefficients: A, B, C, D.
+        x: the state, float32 or float64, contiguous, on the host; all tensors are like it.
+        denoised: the estimate at x.
+        previous: the estimate of the step before; may be None where C = 0.
+        xi: the unit normal; may be None where D = 0.
+    """
+    out = torch.empty_like(x)
+    arrays: list[np.ndarray[Any, Any]] = [
+        tensor.detach().numpy().reshape(-1)
+        for tensor in (
+            out, x, denoised, x if previous is None else previous, x if xi is None else xi,
+        )
+    ]  # fmt: skip
+    row = tuple(coefficients)
+
+    def part(begin: int, end: int) -> bool:
+        lost: bool = _advance(*(array[begin:end] for array in arrays), row)
+        return lost
+
+    return out, not any(in_parts(part, x.numel(), LEAST))
