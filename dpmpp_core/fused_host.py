@@ -11,7 +11,6 @@ Only :mod:`~dpmpp_core.sampler` imports this, and only where numba is installed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,10 @@ from torch import Tensor
 from .coefficients import Coefficients
 from .noise.compiled import in_parts
 
-__all__ = ["advance", "takes"]
+__all__ = ["DTYPES", "advance"]
+
+DTYPES = (torch.float32, torch.float64)
+"""What :func:`advance` takes; half precision is left to torch."""
 
 LEAST = 1 << 15
 """Elements for which a thread of their own pays."""
@@ -54,12 +56,6 @@ def _advance(out: Any, x: Any, denoised: Any, previous: Any, xi: Any, row: Any) 
     return lost
 
 
-def takes(tensors: Sequence[Tensor]) -> bool:
-    """Whether these tensors are such as :func:`advance` takes: float32 or float64, contiguous."""
-    dtype = tensors[0].dtype
-    return dtype in (torch.float32, torch.float64) and all(t.is_contiguous() for t in tensors)
-
-
 def advance(
     coefficients: Coefficients,
     x: Tensor,
@@ -71,14 +67,14 @@ def advance(
 
     Args:
         coefficients: A, B, C, D.
-        x: the state, float32 or float64, contiguous, on the host; all tensors are like it.
+        x: the state, on the host, of one of :data:`DTYPES`; all tensors have its shape and dtype.
         denoised: the estimate at x.
         previous: the estimate of the step before; may be None where C = 0.
         xi: the unit normal; may be None where D = 0.
     """
-    out = torch.empty_like(x)
+    out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
     arrays: list[np.ndarray[Any, Any]] = [
-        tensor.detach().numpy().reshape(-1)
+        tensor.detach().contiguous().numpy().reshape(-1)
         for tensor in (
             out, x, denoised, x if previous is None else previous, x if xi is None else xi,
         )
@@ -89,4 +85,6 @@ def advance(
         lost: bool = _advance(*(array[begin:end] for array in arrays), row)
         return lost
 
-    return out, not any(in_parts(part, x.numel(), LEAST))
+    finite = not any(in_parts(part, x.numel(), LEAST))
+    # The new state lies in memory as the old one does.
+    return out if x.is_contiguous() else torch.empty_like(x).copy_(out), finite

@@ -129,9 +129,8 @@ def _advance(
     if coefficients == (0.0, 1.0, 0.0, 0.0):
         return denoised, None
     if x.device.type == "cpu":
-        given = [tensor for tensor in (x, denoised, previous, xi) if tensor is not None]
         host = _fused_host()
-        if host is not None and host.takes(given):
+        if host is not None and x.dtype in host.DTYPES:
             found: tuple[Tensor, bool] = host.advance(coefficients, x, denoised, previous, xi)
             return found
     return _advance_plain(coefficients, x, denoised, previous, xi), None

@@ -12,8 +12,6 @@ from torch import Tensor
 import dpmpp_core as dp
 from dpmpp_core.noise import philox
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 try:
     from dpmpp_core import fused
     from dpmpp_core.noise import kernels
