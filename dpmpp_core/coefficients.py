@@ -86,7 +86,7 @@ def step_table(
     """
     eta = not_negative("eta", eta)
     s_noise = not_negative("s_noise", s_noise)
-    _check_solver_type(solver_type)
+    check_solver_type(solver_type)
 
     rows: list[Coefficients] = []
     for k in range(mesh.steps):
@@ -166,7 +166,7 @@ def history_weight(z: Scalar, solver_type: SolverType) -> Scalar:
     Raises:
         ValueError: for values outside these ranges.
     """
-    _check_solver_type(solver_type)
+    check_solver_type(solver_type)
     if not (z.ge(0.0).all() if isinstance(z, Tensor) else z >= 0.0):
         raise ValueError(f"z must be at least 0, got {z!r}")
     if solver_type == "midpoint":
@@ -190,6 +190,6 @@ def _heun_series(z: Scalar) -> Scalar:
     return 0.5 * z * series
 
 
-def _check_solver_type(solver_type: str) -> None:
+def check_solver_type(solver_type: str) -> None:
     if not isinstance(solver_type, str) or solver_type not in ("midpoint", "heun"):
         raise ValueError(f"solver_type must be 'midpoint' or 'heun', got {solver_type!r}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
@@ -73,18 +72,17 @@ def advance(
         xi: the unit normal; may be None where D = 0.
     """
     out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
-    arrays: list[np.ndarray[Any, Any]] = [
-        tensor.detach().contiguous().numpy().reshape(-1)
-        for tensor in (
-            out, x, denoised, x if previous is None else previous, x if xi is None else xi,
+    given = (out, x, denoised, x if previous is None else previous, x if xi is None else xi)
+    arrays = [t.detach().contiguous().numpy().reshape(-1) for t in given]
+    if x.numel() < 2 * LEAST:
+        lost = _advance(*arrays, coefficients)
+    else:
+        lost = any(
+            in_parts(
+                lambda begin, end: _advance(*(a[begin:end] for a in arrays), coefficients),
+                x.numel(),
+                LEAST,
+            )
         )
-    ]  # fmt: skip
-    row = tuple(coefficients)
-
-    def part(begin: int, end: int) -> bool:
-        lost: bool = _advance(*(array[begin:end] for array in arrays), row)
-        return lost
-
-    finite = not any(in_parts(part, x.numel(), LEAST))
     # The new state lies in memory as the old one does.
-    return out if x.is_contiguous() else torch.empty_like(x).copy_(out), finite
+    return out if x.is_contiguous() else torch.empty_like(x).copy_(out), not lost

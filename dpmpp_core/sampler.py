@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .coefficients import Coefficients, SolverType, StepTable, step_table
+from .checks import not_negative
+from .coefficients import Coefficients, SolverType, StepTable, check_solver_type, step_table
 from .mesh import Mesh, dtype_of, read_levels
 from .noise import BrownianTree, NoiseSampler, PhiloxBridge
 from .noise.protocol import working_dtype
-from .schedule import Process, as_process
+from .schedule import VE, VP, Flow, Process, as_process
 
 __all__ = [
     "Step",
@@ -269,13 +270,13 @@ def sample(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A run that has been checked: its coefficients, its levels on the host, its noise.
+    """A run that has been checked: the coefficients of its steps, its levels, its noise.
 
     ``told`` are the levels as the model gets them, of shape ``(N + 1, B)`` on the state's device:
     everything that the device needs to know of the schedule travels before the first step.
     """
 
-    table: StepTable
+    rows: tuple[Coefficients, ...]
     sigma: tuple[float, ...]
     levels: Tensor
     told: Tensor
@@ -304,15 +305,15 @@ def _plan(
     if not (isinstance(extra_args, Mapping) and all(isinstance(key, str) for key in extra_args)):
         raise ValueError(f"extra_args must be None or a mapping of names, got {extra_args!r}")
     check_state(x)
-    process = as_process(process)
+    of_known_kind = as_process(process)
     given = read_levels(sigmas)
     if len(given) <= 1:
         return None
 
     dtype = dtype_of(sigmas)
-    mesh = Mesh._from_levels(given, process, dtype)
-    table = step_table(mesh, eta, s_noise, solver_type)
-    _check_range(mesh, table, x.dtype)
+    eta, s_noise = not_negative("eta", eta), not_negative("s_noise", s_noise)
+    check_solver_type(solver_type)
+    mesh, rows = _rows(tuple(given), of_known_kind, dtype, eta, s_noise, solver_type, x.dtype)
     if noise_sampler is None:
         # The ends of ComfyUI's tree are those of the schedule as it was given.
         lowest = given[-1] if given[-1] > 0.0 else given[-2]
@@ -321,7 +322,24 @@ def _plan(
     levels = torch.tensor(mesh.sigma, dtype=dtype, device="cpu")
     told = torch.tensor(mesh.sigma, dtype=x.dtype, device="cpu")[:, None].repeat(1, len(x))
     told = told.to(x.device, non_blocking=True)
-    return _Plan(table, mesh.sigma, levels, told, noise_sampler, extra_args)
+    return _Plan(rows, mesh.sigma, levels, told, noise_sampler, extra_args)
+
+
+@lru_cache(maxsize=64)
+def _rows(
+    levels: tuple[float, ...],
+    process: VE | VP | Flow,
+    levels_dtype: torch.dtype,
+    eta: float,
+    s_noise: float,
+    solver_type: SolverType,
+    dtype: torch.dtype,
+) -> tuple[Mesh, tuple[Coefficients, ...]]:
+    """The mesh of a run and its coefficients. Kept, for they cost as much as many small steps."""
+    mesh = Mesh._from_levels(list(levels), process, levels_dtype)
+    table = step_table(mesh, eta, s_noise, solver_type)
+    _check_range(mesh, table, dtype)
+    return mesh, tuple(table)
 
 
 def _check_range(mesh: Mesh, table: StepTable, dtype: torch.dtype) -> None:
@@ -374,7 +392,7 @@ def _loop(
     x = x.detach()
     previous: Tensor | None = None
     unseen: list[tuple[Tensor, Tensor]] = []
-    for k, coefficients in enumerate(plan.table):
+    for k, coefficients in enumerate(plan.rows):
         denoised = model(x, plan.told[k], **plan.extra_args)
         check_form("model", denoised, x, k, plan.sigma[k])
         denoised = denoised.detach()
@@ -430,7 +448,7 @@ def _last(
     if plan is None:
         return x
     run = _loop(model, x, plan, callback, _fused_steps(plan, x, fused))
-    for transition in tqdm(run, total=len(plan.table), disable=disable):
+    for transition in tqdm(run, total=len(plan.rows), disable=disable):
         x = transition.x_next
     return x
 
@@ -441,15 +459,15 @@ class _FusedSteps:
     def __init__(self, plan: _Plan, x: Tensor) -> None:
         self._kernels: Any = importlib.import_module(".fused", __package__)
         self._plan = plan
-        self._rows = torch.tensor(list(plan.table), dtype=torch.float64).to(x.device)
-        self.found = torch.zeros(len(plan.table), device=x.device)
+        self._rows = torch.tensor(plan.rows, dtype=torch.float64).to(x.device)
+        self.found = torch.zeros(len(plan.rows), device=x.device)
         noise = plan.noise_sampler
         self._bridge = noise if isinstance(noise, PhiloxBridge) and noise.fits(x) else None
 
     def step(self, k: int, x: Tensor, denoised: Tensor, previous: Tensor | None) -> Tensor:
         plan, row, found = self._plan, self._rows[k], self.found[k]
-        noisy = plan.table[k].D > 0.0
-        if plan.table[k].C == 0.0:
+        noisy = plan.rows[k].D > 0.0
+        if plan.rows[k].C == 0.0:
             previous = None
         if noisy and self._bridge is not None:
             path = self._bridge.depart(plan.levels[k], plan.levels[k + 1])

@@ -189,13 +189,13 @@ class Flow:
         return math.log1p((sigma - sigma_next) / (1.0 - sigma))
 
 
-def as_process(process: str | Process) -> Process:
+def as_process(process: str | Process) -> VE | VP | Flow:
     """The process of that name (``"ve"``, ``"vp"``, ``"flow"``), or the process itself.
 
     Raises:
         ValueError: for any other name or object.
     """
-    named: dict[str, Callable[[], Process]] = {"ve": VE, "vp": VP, "flow": Flow}
+    named: dict[str, Callable[[], VE | VP | Flow]] = {"ve": VE, "vp": VP, "flow": Flow}
     if isinstance(process, str) and process in named:
         return named[process]()
     if isinstance(process, VE | VP | Flow):

@@ -36,7 +36,8 @@ LEVELS = [0.999999, 0.9, 0.9 - 2.25e-9, 0.5, 0.3, 0.01, 0.0099999, 1e-6]
 MESHES = [Mesh.from_sigmas(LEVELS, process) for process in PROCESSES]
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
-etas = st.one_of(st.just(0.0), st.floats(0.0, 3.0), st.floats(-12.0, 1.7).map(lambda e: 10.0**e))
+# A subnormal product of eta and h has lost digits already.
+etas = st.one_of(st.just(0.0), st.floats(1e-290, 3.0), st.floats(-12.0, 1.7).map(lambda e: 10.0**e))
 processes = st.sampled_from(PROCESSES)
 
 
