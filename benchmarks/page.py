@@ -109,7 +109,9 @@ def weights(page: Path, figures: Sequence[type[LiveFigure]] = FIGURES) -> dict[s
     html = page.read_text(encoding="utf-8")
     names = re.findall(r'(?:src|href)="(live/[\w.]+)"', html)
     parts = {name: (page.parent / name).read_bytes() for name in names}
-    parts |= {f"{cls.module} in the page": cls().page_html().encode() for cls in figures}
+    inside = re.findall(r'<div class="live-figure".*?</div>', html, re.DOTALL)
+    for cls, part in zip(figures, inside, strict=True):
+        parts[f"{cls.module} in the page"] = part.encode()
     return {name: len(gzip.compress(part, 9)) for name, part in parts.items()}
 
 

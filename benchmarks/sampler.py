@@ -182,10 +182,28 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def counted(task: Task) -> dict[str, float]:
+def counted(task: Task, x: Tensor) -> dict[str, float]:
+    """Operations and reads of a run, by step; and the most memory it held at once, in states."""
     with Watch() as watch:
         task()
-    return {"operations a step": watch.operations / STEPS, "waits a step": watch.waits / STEPS}
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        task()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            task()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        alive = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return {
+        "operations a step": watch.operations / STEPS,
+        "waits a step": watch.waits / STEPS,
+        "peak memory, in states": float(f"{peak / x.nbytes:.3g}"),
+    }
 
 
 @contextmanager
@@ -193,6 +211,14 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchsde's own, about times that it rounds
         yield
+
+
+def processor() -> str:
+    """The name of the CPU, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -211,7 +237,7 @@ def main() -> None:
             found = race(tasks, options.rounds, device)
         table[size] = {
             "milliseconds": {n: quartiles([1e3 * v for v in vs]) for n, vs in found.items()},
-            "counts": {n: counted(tasks[n]) for n in tasks if n.startswith(("step", "run"))},
+            "counts": {n: counted(tasks[n], x) for n in tasks if n.startswith(("step", "run"))},
             "ratios": {
                 f"{a} / {b}": ratio(found, a, b)
                 for a, b in [
@@ -236,7 +262,8 @@ def main() -> None:
                     low, middle, high = values
                     print(f"    {name:72s} {middle:10.4g}   ({low:.4g} to {high:.4g})")
     result = {
-        "command": f"python benchmarks/sampler.py --device {device.type} --rounds {options.rounds}",
+        "command": f"python benchmarks/sampler.py --device {device.type} --rounds "
+        f"{options.rounds} --sizes {' '.join(options.sizes)}",
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name()
         if device.type == "cuda"

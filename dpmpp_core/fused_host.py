@@ -71,7 +71,7 @@ def advance(
         previous: the estimate of the step before; may be None where C = 0.
         xi: the unit normal; may be None where D = 0.
     """
-    out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     given = (out, x, denoised, x if previous is None else previous, x if xi is None else xi)
     arrays = [t.detach().contiguous().numpy().reshape(-1) for t in given]
     if x.numel() < 2 * LEAST:

@@ -19,7 +19,7 @@ from .coefficients import Coefficients, SolverType, StepTable, check_solver_type
 from .mesh import Mesh, dtype_of, read_levels
 from .noise import BrownianTree, NoiseSampler, PhiloxBridge
 from .noise.protocol import working_dtype
-from .schedule import VE, VP, Flow, Process, as_process
+from .schedule import Process, as_process
 
 __all__ = [
     "Step",
@@ -305,7 +305,7 @@ def _plan(
     if not (isinstance(extra_args, Mapping) and all(isinstance(key, str) for key in extra_args)):
         raise ValueError(f"extra_args must be None or a mapping of names, got {extra_args!r}")
     check_state(x)
-    of_known_kind = as_process(process)
+    process = as_process(process)
     given = read_levels(sigmas)
     if len(given) <= 1:
         return None
@@ -313,7 +313,7 @@ def _plan(
     dtype = dtype_of(sigmas)
     eta, s_noise = not_negative("eta", eta), not_negative("s_noise", s_noise)
     check_solver_type(solver_type)
-    mesh, rows = _rows(tuple(given), of_known_kind, dtype, eta, s_noise, solver_type, x.dtype)
+    mesh, rows = _rows(tuple(given), process, dtype, eta, s_noise, solver_type, x.dtype)
     if noise_sampler is None:
         # The ends of ComfyUI's tree are those of the schedule as it was given.
         lowest = given[-1] if given[-1] > 0.0 else given[-2]
@@ -328,7 +328,7 @@ def _plan(
 @lru_cache(maxsize=64)
 def _rows(
     levels: tuple[float, ...],
-    process: VE | VP | Flow,
+    process: Process,
     levels_dtype: torch.dtype,
     eta: float,
     s_noise: float,

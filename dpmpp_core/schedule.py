@@ -13,7 +13,7 @@ noise levels take that table as an ascending tensor: :func:`discrete_table` or :
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, cast
 
@@ -81,7 +81,7 @@ def _softplus(value: Scalar) -> Scalar:
 # --- processes ---------------------------------------------------------------------------------
 
 
-class Process(Protocol):
+class Process(Hashable, Protocol):
     r"""How data and noise are mixed: :math:`x = \alpha(\sigma)\, x_0 + \sigma\, \varepsilon`.
 
     Every method takes a float or a tensor and returns the same. ``sigma`` has no unit; its range is
@@ -189,13 +189,13 @@ class Flow:
         return math.log1p((sigma - sigma_next) / (1.0 - sigma))
 
 
-def as_process(process: str | Process) -> VE | VP | Flow:
+def as_process(process: str | Process) -> Process:
     """The process of that name (``"ve"``, ``"vp"``, ``"flow"``), or the process itself.
 
     Raises:
         ValueError: for any other name or object.
     """
-    named: dict[str, Callable[[], VE | VP | Flow]] = {"ve": VE, "vp": VP, "flow": Flow}
+    named: dict[str, Callable[[], Process]] = {"ve": VE, "vp": VP, "flow": Flow}
     if isinstance(process, str) and process in named:
         return named[process]()
     if isinstance(process, VE | VP | Flow):

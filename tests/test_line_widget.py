@@ -163,11 +163,11 @@ def random_settings(number: int) -> dict[str, Any]:
 def test_the_page_computes_what_python_computes() -> None:
     figures = [LineExplorer(**random_settings(number)) for number in range(12)]
     found = run_js(
-        "({runs}, all) => all.map(s => {"
+        "({run}, all) => all.map(s => {"
         " const { targets, ...rest } = s.offers;"
-        " return runs.onTheLine(s, { ...targets[s.target], ...rest }); })",
+        " return run.answer(s, { ...targets[s.target], ...rest }, {}); })",
         [figure.page_state() for figure in figures],
-        {"runs": module_source("runs.js")},
+        {"run": module_source("line_run.js")},
     )
     widest: dict[str, float] = {}
     for figure, run in zip(figures, found, strict=True):

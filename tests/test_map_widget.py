@@ -147,15 +147,15 @@ def test_the_page_computes_the_map_that_python_computes() -> None:
         last = {**last, **change}
         all_settings.append(last)
     found = run_js(
-        """({ runs }, [all, { etas, rows }]) => {
+        """({ run }, [all, { etas, rows }]) => {
             const keep = {};
             return all.map(s => {
-                const { map, chosen } = runs.spreadMap(s, { etas, rows: rows[s.up] }, keep);
+                const { map, chosen } = run.answer(s, { etas, rows: rows[s.up] }, keep);
                 return { map: [...map], chosen };
             });
         }""",
         [all_settings, VarianceMap().page_state()["offers"]],
-        {"runs": module_source("runs.js")},
+        {"run": module_source("map_run.js")},
     )
     widest = 0.0
     for settings, answer in zip(all_settings, found, strict=True):

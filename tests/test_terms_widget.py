@@ -216,9 +216,9 @@ def test_the_page_computes_the_numbers_that_python_computes() -> None:
     kinds = [TermSizes(**random_settings(number)) for number in range(27)]
     states = [figure.page_state() for figure in kinds]
     found = run_js(
-        "({runs}, all) => all.map(s => runs.termsOf(s, s.offers.targets[s.target]))",
+        "({run}, all) => all.map(s => run.answer(s, s.offers.targets[s.target], {}))",
         states,
-        {"runs": module_source("runs.js")},
+        {"run": module_source("terms_run.js")},
     )
     widest = 0.0
     for figure, page in zip(kinds, found, strict=True):

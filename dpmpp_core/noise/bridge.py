@@ -25,6 +25,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -59,6 +60,9 @@ _FASTEST = {"cpu": "numba", "cuda": "triton"}
 _MODULES = {"numba": ".compiled", "triton": ".kernels"}
 LogGap = Callable[[float, float, float], float]
 Row = dict[int, float]
+Kind = tuple[Process, float, Clock]
+"""Process, eta and clock: what the weights depend on besides the levels."""
+HostMove = tuple[list[int], list[float], list[float], float]
 Move = tuple[Tensor, Tensor, Tensor, Tensor]
 """The nodes of a step, their weights for path and normal, and what the old path is taken off with:
 see :func:`dpmpp_core.noise.philox.move`."""
@@ -265,7 +269,7 @@ class PhiloxBridge:
         self._place = {level: i for i, level in enumerate(mesh.sigma)}
         self._lam = [lam for lam in mesh.lam if lam < math.inf]
         _check_leaves(mesh.sigma, self._lam)
-        self._gap = log_gap(mesh.process, not_negative("eta", eta), clock)
+        self._kind: Kind = mesh.process, not_negative("eta", eta), clock
 
         self._state, self._device, self._dtype = x.shape, x.device, x.dtype
         self._move = _mover(backend, x.device)
@@ -275,8 +279,7 @@ class PhiloxBridge:
         self._seeds = torch.tensor(seeds, dtype=torch.int64).to(x.device)
         quads = -(-math.prod(x.shape[1:]) // 4)
         self._path = torch.zeros(len(x), 4 * quads, dtype=torch.float64, device=x.device)
-        self._points = [point_row(lam, self._gap) for lam in self._lam]
-        self._steps = [self._move_between(k, k + 1) for k in range(len(self._lam) - 1)]
+        self._steps = [self._to_device(*move) for move in _steps(tuple(self._lam), self._kind)]
 
     def __call__(self, sigma: Tensor | float, sigma_next: Tensor | float, /) -> Tensor:
         """The unit normal of the step between two levels.
@@ -329,7 +332,8 @@ class PhiloxBridge:
     @property
     def weights(self) -> Weights:
         """What the steps of the mesh are made of; computed anew at each access."""
-        rows = [increment_row(start, end, self._gap) for start, end in pairwise(self._lam)]
+        gap = log_gap(*self._kind)
+        rows = [increment_row(start, end, gap) for start, end in pairwise(self._lam)]
         nodes = sorted(set().union(*rows))
         table = [[row.get(node, 0.0) for node in nodes] for row in rows]
         shape = (len(rows), len(nodes))
@@ -357,34 +361,45 @@ class PhiloxBridge:
     def _seek(self, start: int, end: int) -> Move:
         """Take the paths to ``start``, if they are not there; what takes them on to ``end``."""
         if self._at != start:
-            self._move(self._path, self._empty(), self._seeds, *self._move_to(start))
+            there = self._to_device(*_move_to(self._lam[start], log_gap(*self._kind)))
+            self._move(self._path, self._empty(), self._seeds, *there)
             self._at = start
-        return self._steps[start] if end == start + 1 else self._move_between(start, end)
-
-    def _move_between(self, start: int, end: int) -> Move:
-        """The path from one level to another, in the units of :func:`point_row`, and its normal."""
-        parts = _increment(self._lam[start], self._lam[end], self._gap)
-        point = self._points[end]
-        blocks = [block_node(parts.first + i) for i in range(len(parts.blocks))]
-        return self._to_device(
-            [*point, *blocks],
-            [*point.values(), *(0.0 for _ in blocks)],
-            [*(parts.end * weight for weight in point.values()), *parts.blocks],
-            parts.start,
-        )
-
-    def _move_to(self, index: int) -> Move:
-        """The path to a level, wherever it is; the normal does not count."""
-        point = self._points[index]
-        return self._to_device([*point], [*point.values()], [0.0] * len(point), 0.0)
+        if end == start + 1:
+            return self._steps[start]
+        return self._to_device(*_move(self._lam[start], self._lam[end], log_gap(*self._kind)))
 
     def _to_device(
-        self, nodes: list[int], to_path: list[float], to_xi: list[float], keep: float
+        self, nodes: Sequence[int], to_path: Sequence[float], to_xi: Sequence[float], keep: float
     ) -> Move:
         names = torch.tensor(nodes, dtype=torch.int64).to(self._device)
         weights = torch.tensor([*to_path, *to_xi, keep], dtype=torch.float64).to(self._device)
         count = len(nodes)
         return names, weights[:count], weights[count:-1], weights[-1]
+
+
+def _move(start: float, end: float, gap: LogGap) -> HostMove:
+    """The path from one lambda to another, in the units of :func:`point_row`, and its normal."""
+    parts, point = _increment(start, end, gap), point_row(end, gap)
+    blocks = [block_node(parts.first + i) for i in range(len(parts.blocks))]
+    return (
+        [*point, *blocks],
+        [*point.values(), *(0.0 for _ in blocks)],
+        [*(parts.end * weight for weight in point.values()), *parts.blocks],
+        parts.start,
+    )
+
+
+def _move_to(lam: float, gap: LogGap) -> HostMove:
+    """The path to lambda, wherever it is; the normal does not count."""
+    point = point_row(lam, gap)
+    return [*point], [*point.values()], [0.0] * len(point), 0.0
+
+
+@lru_cache(maxsize=64)
+def _steps(lam: tuple[float, ...], kind: Kind) -> list[HostMove]:
+    """The moves of a run. Kept, for they cost as much as the normals of a small state."""
+    gap = log_gap(*kind)
+    return [_move(start, end, gap) for start, end in pairwise(lam)]
 
 
 def _mover(backend: Backend | None, device: torch.device) -> Callable[..., None]:

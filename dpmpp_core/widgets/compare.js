@@ -1,19 +1,21 @@
 // Side by side: two settings of the sampler on one Brownian path, and what is between them.
 //
 // In Jupyter the states of both sides come from Python, in the trait `result`. In a page without a
-// kernel runs.js computes them, in a worker; the rest is the same.
+// kernel compare_run.js computes them, in a worker; the rest is the same.
 
 import { mixture, spread } from "./engine.js";
-import { SIDES, meshOf, settingsOf } from "./runs.js";
+import { SIDES, answer, settingsOf } from "./compare_run.js";
+import { meshOf } from "./runs.js";
 import { choice, element, picture, targetChoice, targetInPython, write } from "./controls.js";
 import { liveModule } from "./frame.js";
-import { createPlane } from "./plane.js";
+import { createPlane, unpack } from "./plane.js";
 
 const KNOBS = ["eta", "s_noise", "solver_type", "steps"];
 const DASH = { midpoint: [], heun: [5, 3] }; // as in figures.py
 
 export default liveModule({
-  figure: "compare",
+  module: "compare_run",
+  answer,
   label: "Two settings side by side",
   className: "live-compare",
   run: ["target", "schedule", "sigma_min", "sigma_max", "seed", "particles",
@@ -108,8 +110,8 @@ function createView(state) {
 
   const dataOf = s => get("offers").targets[s.target];
 
-  function take(answer) {
-    const { settings: s, data = dataOf(s) } = answer;
+  function take(found) {
+    const { settings: s, data = dataOf(s) } = found;
     if (differs("target", JSON.stringify(data))) {
       target = { ...data, ...mixture(data) };
       ground = null;
@@ -117,7 +119,7 @@ function createView(state) {
     const now = { settings: s };
     for (const side of SIDES) {
       const own = settingsOf(side, s);
-      const states = kernel ? unpack(answer[side], own.steps) : answer[side] ?? result[side].states;
+      const states = kernel ? unpack(found[side], own.steps + 1) : found[side] ?? result[side].states;
       now[side] = { states, mesh: meshOf(own), solverType: own.solver_type };
     }
     result = now;
@@ -126,13 +128,6 @@ function createView(state) {
       distance: rms(a, b), a: spread(a, 2), b: spread(b, 2), target: target.spread,
     });
     return result;
-  }
-
-  function unpack(view, steps) {
-    const all = Float64Array.from(new Float32Array(
-      view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)));
-    const size = all.length / (steps + 1);
-    return Array.from({ length: steps + 1 }, (_, k) => all.subarray(k * size, (k + 1) * size));
   }
 
   // The twin of SideBySide.shown_step: 0 to 99 is even in lambda, 100 is the result.
@@ -185,7 +180,7 @@ function createView(state) {
       finish(canvases[side], pen => drawPaths(pen, colours, side, size, unit));
       const words = wordsOf(side);
       canvases[side].setAttribute("aria-label", `${side.toUpperCase()}: ${n} particles, ` +
-        `${words}, state ${shownStep(side)} of ${result[side].mesh.h.length}.`);
+        `${Math.min(get("paths"), n)} with their paths, ${words}, state ${shownStep(side)} of ${result[side].mesh.h.length}.`);
     }
     plane.paths([shown.a, shown.b], 1, Math.min(1.2, 60 / n + 0.25) * fine);
     plane.develop(colours.ink);

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import figures
 from ..coefficients import SolverType
 from ..mesh import Mesh
+from ..noise import PhiloxBridge
 from ..sampler import trajectory
 from ..targets import GaussianMixture
 from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
@@ -149,7 +150,9 @@ class SideBySide(PlaneTarget, LiveFigure):
     def run(self, side: str) -> Tensor:
         """All states of a side: shape ``(steps + 1, particles, 2)``, computed anew."""
         sigmas = self._sigmas(side)
-        x = self.to_device(self.kept.start(self.mixture, self.mesh("a"), self.seed, self.particles))
+        x = self.to_device(
+            self.kept_starts(self.mixture, self.mesh("a"), self.seed, self.particles)
+        )
         eta, solver_type = getattr(self, f"{side}_eta"), getattr(self, f"{side}_solver_type")
         chosen: SolverType = solver_type
         transitions = trajectory(
@@ -159,7 +162,7 @@ class SideBySide(PlaneTarget, LiveFigure):
             eta=eta,
             s_noise=getattr(self, f"{side}_s_noise"),
             solver_type=chosen,
-            noise_sampler=self.kept.bridge(x, sigmas, self.seed, eta),
+            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=eta),
         )
         return torch.stack([x, *(t.x_next for t in transitions)])
 

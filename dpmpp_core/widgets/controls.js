@@ -97,11 +97,12 @@ export function count({ label, min, max, whole = true, changed }) {
   });
   const row = element("div", { className: "live-row" },
     element("label", { htmlFor: id }, label), input);
-  let last = min;
+  let last;
   const show = (value, top = max) => {
-    last = value;
     if (Number(input.max) !== top) input.max = top;
-    if (Number(input.value) !== value || input.value === "") input.value = value;
+    if (last === value) return; // what the reader is typing may be no value yet
+    last = value;
+    input.value = value;
   };
   const valid = () => input.value !== "" && input.checkValidity();
   input.addEventListener("input", () => {

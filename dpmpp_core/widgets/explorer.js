@@ -1,36 +1,33 @@
 // The trajectory explorer: particles on their way to a target in the plane.
 //
 // In Jupyter the trajectories come from Python, in the trait `result`. In a page without a kernel
-// runs.js computes them, in a worker; the rest is the same.
+// explorer_run.js computes them, in a worker; the rest is the same.
 
 import { mixture } from "./engine.js";
-import { measure, meshOf, tableOf } from "./runs.js";
-import { createRunner } from "./worker.js";
+import { answer, measure } from "./explorer_run.js";
+import { meshOf, tableOf } from "./runs.js";
 import {
-  button, calm, canvasSizes, choice, count, createState, element, frames, heed, onTheme,
-  picture, readColours, save, settled, sharing, slider, targetInPython,
+  button, calm, choice, count, element, picture, slider, targetChoice, targetInPython,
 } from "./controls.js";
-import { arrow, createPlane } from "./plane.js";
+import { liveModule } from "./frame.js";
+import { arrow, createPlane, unpack } from "./plane.js";
 
-const COLOURS = ["paper", "ink", "muted", "target", "drift", "history", "noise"];
 // Line styles as in figures.py, in units of the line's width: no term is told by colour alone.
 const TERMS = { drift: [], history: [3, 1.6], noise: [1, 1.4] };
-const RUN = ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min",
-  "sigma_max", "seed", "particles", "noise"];
-const SETTINGS = [...RUN, "step", "particle"];
 
-export default {
-  async render({ model, el, textOf }) {
-    const figure = createFigure(model, el, textOf);
-    el.figure = figure; // what the tests read
-    return figure.remove;
-  },
-};
+export default liveModule({
+  module: "explorer_run",
+  answer,
+  label: "Trajectory explorer",
+  run: ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min", "sigma_max",
+    "seed", "particles", "noise"],
+  rest: ["step", "particle"],
+  colours: ["paper", "ink", "muted", "target", "drift", "history", "noise"],
+  view: createView,
+});
 
-function createFigure(model, el, textOf) {
-  const {
-    kernel, name, get, set, limits, settings, initial, changes, ranged, counted,
-  } = createState(model, SETTINGS);
+function createView(state) {
+  const { name, get, set, settings, changes, ranged, counted, inSight } = state;
 
   // --- the page's part of the figure ---
 
@@ -41,15 +38,13 @@ function createFigure(model, el, textOf) {
     changed: value => { pause(); set({ step: value }); },
   });
   const playing = button("Play", () => (timer ? pause() : play()), { className: "live-play" });
-  const chosen = count({
-    label: "Particle", min: 0, max: 1, changed: value => set({ particle: value }),
-  });
+  const chosen = count({ label: "Particle", min: 0, max: 1, changed: changes("particle") });
 
-  const pairs = object => Object.entries(object);
   const controls = {
-    target: choice({ label: "Target", options: [], changed: changes("target") }),
+    target: targetChoice(state),
     schedule: choice({
-      label: "Schedule", options: pairs(get("offers").schedules), changed: changes("schedule"),
+      label: "Schedule", options: Object.entries(get("offers").schedules),
+      changed: changes("schedule"),
     }),
     solver_type: choice({
       label: "History term", options: [["midpoint", "midpoint"], ["heun", "heun"]],
@@ -70,16 +65,6 @@ function createFigure(model, el, textOf) {
   const numbers = Object.fromEntries(["drift", "history", "noise"].map(term =>
     [term, element("output", { className: "live-number" })]));
   const results = { spread: element("output"), distance: element("output") };
-  const heard = element("p", { className: "live-heard", role: "status" });
-  const note = element("p", { className: "live-note", role: "alert", hidden: true });
-  const said = element("span", { className: "live-said", role: "status" });
-  const code = element("textarea", {
-    className: "live-code", readOnly: true, hidden: true, spellcheck: false,
-    "aria-label": "What was to be copied",
-  });
-  const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
-    name, note, code, say, settings, limits, set, initial,
-  });
 
   const legend = element("table", { className: "live-terms" },
     element("caption", {}, "Length of each term in this step"),
@@ -88,88 +73,48 @@ function createFigure(model, el, textOf) {
         element("span", { className: `live-key live-key-${term}`, "aria-hidden": "true" }), term),
       element("td", {}, numbers[term])))));
 
-  const buttons = element("div", { className: "live-buttons" },
-    button("Reset", () => { pause(); forgetLink(); set(initial); say("Back to the start."); }),
-    kernel ? "" : button("Copy link", copyLink),
-    button("Copy as Python", () => offer(asPython(), "Python copied.")),
-    button("Save PNG", savePicture),
-    said);
-
-  const whole = element("div", { className: "live-explorer", role: "group",
-    "aria-label": "Trajectory explorer" },
-    note,
-    element("div", { className: "live-stage" },
-      element("div", { className: "live-plane" }, canvas,
-        element("div", { className: "live-time" }, playing, position.row)),
-      element("div", { className: "live-side" },
-        element("p", { className: "live-title" }, "The step to this state, enlarged"),
-        loupe, legend, chosen.row,
-        element("div", { className: "live-results" },
-          element("p", {}, element("span", {}, "Spread of the results"), results.spread),
-          element("p", {}, element("span", {}, "Distance to the target"), results.distance)))),
-    element("div", { className: "live-controls" },
-      ...Object.values(controls).map(control => control.row)),
-    buttons, code, heard,
-    element("p", { className: "live-help", id: `live-${name}-help` },
-      "Choose a particle by a click, or with the arrow keys when the picture has the focus."));
-  el.classList.add("live-root");
-  el.append(whole);
+  const body = [element("div", { className: "live-stage" },
+    element("div", { className: "live-plane" }, canvas,
+      element("div", { className: "live-time" }, playing, position.row)),
+    element("div", { className: "live-side" },
+      element("p", { className: "live-title" }, "The step to this state, enlarged"),
+      loupe, legend, chosen.row,
+      element("div", { className: "live-results" },
+        element("p", {}, element("span", {}, "Spread of the results"), results.spread),
+        element("p", {}, element("span", {}, "Distance to the target"), results.distance))))];
+  const heard = element("p", { className: "live-heard", role: "status" });
+  const help = element("p", { className: "live-help", id: `live-${name}-help` },
+    "Choose a particle by a click, or with the arrow keys when the picture has the focus.");
 
   // --- the run ---
 
-  let stale = true, unpainted = true, groundStale = true, coloursStale = true;
-  let colours, target, mesh, table, result, measured, painted = 0;
-  const made = {}, kept = {};
-  const timing = { run: 0, draw: 0, at: 0 };
+  let colours, target, mesh, table, result;
+  let key, ground; // what the target and the plane's ground were made for
+  const measured = {}, kept = {};
 
-  const differs = (part, key) => {
-    if (made[part] === key) return false;
-    made[part] = key;
-    return true;
-  };
+  const dataOf = s => get("offers").targets[s.target];
 
-  const runner = kernel ? null : createRunner("explorer", textOf, answer => {
-    take(answer);
-    loop.now();
-  });
-
-  // Asks for what the settings are now. The kernel needs no asking.
-  function ask() {
-    const s = Object.fromEntries(RUN.map(setting => [setting, get(setting)]));
-    if (runner) runner.ask({ settings: s, data: get("offers").targets[s.target] });
-    else if (get("result")) take(unpack(get("result")));
-  }
-
-  // An answer may be to the question before: it says which settings it was computed for.
-  function take(answer) {
-    showTrouble(answer.trouble);
-    if (answer.trouble) return;
-    result = answer;
-    const s = result.settings, data = result.data ?? get("offers").targets[s.target];
-    if (differs("target", JSON.stringify(data))) {
+  function take({ settings: s, data = dataOf(s), states, estimates, steps, measured: numbers }) {
+    const now = JSON.stringify(data);
+    if (key !== now) {
+      key = now;
       target = { ...data, ...mixture(data) };
-      groundStale = true;
+      ground = "";
     }
     mesh = meshOf(s);
     table = tableOf(mesh, s);
-    timing.run = result.time ?? 0;
-    unpainted = true;
     clearTimeout(sums);
-    if (result.measured) showNumbers(result.measured);
-    // The picture first, the numbers when it is on the screen.
-    else sums = setTimeout(() => showNumbers(measure(result.states.at(-1), data, kept)));
-  }
-
-  function unpack({ states, estimates, steps, settings }) {
-    const cut = view => {
-      const all = Float64Array.from(new Float32Array(
-        view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)));
-      return length => {
-        const size = all.length / length;
-        return Array.from({ length }, (_, k) => all.subarray(k * size, (k + 1) * size));
+    if (numbers) {
+      result = { settings: s, states, estimates };
+      showNumbers(numbers);
+    } else {
+      // From the kernel. The picture first, the numbers when it is on the screen.
+      result = {
+        settings: s, states: unpack(states, steps + 1), estimates: unpack(estimates, steps),
       };
-    };
-    return { states: cut(states)(steps + 1), estimates: cut(estimates)(steps), settings };
+      sums = setTimeout(() => showNumbers(measure(result.states.at(-1), data, kept)));
+    }
+    return result;
   }
 
   const shownStep = () => Math.min(get("step"), result.states.length - 1);
@@ -191,46 +136,27 @@ function createFigure(model, el, textOf) {
 
   const plane = createPlane();
   const halfWidth = () => target.extent + 0.5 * Math.min(result.settings.sigma_max, 4);
-  // A point of the plane in the pixels of its canvas, and back.
+  // A point of the plane in the pixels of its canvas.
   const toCanvas = ([x, y]) => [(x / halfWidth() + 1) * 0.5 * canvas.width,
     (1 - y / halfWidth()) * 0.5 * canvas.width];
-  const fromCanvas = (px, py) => [(2 * px / canvas.width - 1) * halfWidth(),
-    (1 - 2 * py / canvas.width) * halfWidth()];
-  const loop = frames(whole, draw);
-  const redraw = () => { unpainted = true; loop.request(); };
-  const sizes = canvasSizes([canvas, loupe], redraw);
 
-  function draw() {
-    const began = performance.now();
-    if (stale) {
-      stale = false;
-      showSettings();
-      ask();
-    }
-    if (!unpainted || !result) return;
-    unpainted = false;
-    if (coloursStale) {
-      colours = readColours(whole, COLOURS);
-      coloursStale = false;
-      groundStale = true;
-    }
+  function draw(inks, fit) {
+    if (colours !== inks) ground = "";
+    colours = inks;
     position.show(shownStep(), result.states.length - 1);
     chosen.show(shownParticle(), result.states[0].length / 2 - 1);
-    drawPlane();
-    drawLoupe();
-    painted++;
-    timing.at = performance.now();
-    timing.draw = timing.at - began;
+    drawPlane(fit(canvas));
+    drawLoupe(fit(loupe));
   }
 
-  function drawPlane() {
-    const { pen, unit, width: size } = sizes.fit(canvas);
+  function drawPlane({ pen, unit, width: size }) {
     if (!size) return;
     plane.resize(size, halfWidth());
-    if (differs("ground", `${size} ${halfWidth()}`) || groundStale) {
+    const now = `${size} ${halfWidth()}`;
+    if (ground !== now) {
+      ground = now;
       plane.setGround(colours.paper, colours.target, target);
     }
-    groundStale = false;
     const { states } = result, n = states[0].length / 2;
     const k = shownStep(), i = shownParticle();
     // Few paths are drawn strongly, many faintly: about the same ink in all.
@@ -270,8 +196,7 @@ function createFigure(model, el, textOf) {
     pen.stroke();
   }
 
-  function drawLoupe() {
-    const { pen, unit, width, height } = sizes.fit(loupe);
+  function drawLoupe({ pen, unit, width, height }) {
     if (!width) return;
     pen.fillStyle = colours.paper;
     pen.fillRect(0, 0, width, height);
@@ -361,7 +286,8 @@ function createFigure(model, el, textOf) {
 
   let sums = 0, speech = 0;
   function showNumbers(found) {
-    measured = found;
+    sums = 0;
+    Object.assign(measured, found);
     const fixed = value => value.toFixed(3);
     results.spread.value = `${fixed(measured.spread)} (target ${fixed(measured.targetSpread)})`;
     results.distance.value =
@@ -371,18 +297,6 @@ function createFigure(model, el, textOf) {
     speech = setTimeout(() => {
       heard.textContent = `Spread ${results.spread.value}. Distance ${results.distance.value}.`;
     }, 700);
-  }
-
-  function showSettings() {
-    const { targets } = get("offers");
-    if (differs("list", Object.keys(targets).join())) {
-      controls.target.offer(pairs(targets).map(([value, { label }]) => [value, label]));
-    }
-    for (const [setting, control] of Object.entries(controls)) control.show(get(setting));
-  }
-
-  function say(text) {
-    said.textContent = text;
   }
 
   // --- play ---
@@ -397,8 +311,8 @@ function createFigure(model, el, textOf) {
     const pace = calm() ? 1000 : Math.min(450, Math.max(60, 5000 / steps));
     timer = setInterval(() => {
       const next = shownStep() + 1;
-      if (!loop.state.visible || document.hidden || next >= result.states.length - 1) pause();
-      if (loop.state.visible && next < result.states.length) set({ step: next });
+      if (!inSight() || next >= result.states.length - 1) pause();
+      if (inSight() && next < result.states.length) set({ step: next });
     }, pace);
   }
 
@@ -422,8 +336,8 @@ function createFigure(model, el, textOf) {
 
   canvas.addEventListener("click", event => {
     if (!result) return;
-    const unit = sizes.unit(canvas);
-    const [px, py] = fromCanvas(event.offsetX * unit, event.offsetY * unit);
+    const across = place => (2 * place / canvas.clientWidth - 1) * halfWidth();
+    const px = across(event.offsetX), py = -across(event.offsetY);
     nearest((x, y) => Math.hypot(x - px, y - py));
   });
 
@@ -453,7 +367,7 @@ function createFigure(model, el, textOf) {
       "from dpmpp_core import widgets",
       "from dpmpp_core.widgets.start import start",
       "",
-      `target = ${targetInPython(s.target, get("offers").targets[s.target])}`,
+      `target = ${targetInPython(s.target, dataOf(s))}`,
       `sigmas = dp.schedule.${s.schedule}(${s.steps}, sigma_min=${s.sigma_min}, sigma_max=${s.sigma_max})`,
       `x = start(target, dp.Mesh.from_sigmas(sigmas), seed=${s.seed}, n=${s.particles})`,
       `noise = ${noise}`,
@@ -471,19 +385,18 @@ function createFigure(model, el, textOf) {
     return `${lines.join("\n")}\n`;
   }
 
-  function savePicture() {
-    if (!result) return;
-    const { width } = canvas, unit = sizes.unit(canvas), line = 18 * unit;
-    const sheet = element("canvas", { width, height: width + 3.4 * line });
-    const pen = sheet.getContext("2d");
+  function sheet(_, unit) {
+    const { width } = canvas, line = 18 * unit;
+    const made = element("canvas", { width, height: width + 3.4 * line });
+    const pen = made.getContext("2d");
     pen.fillStyle = colours.paper;
-    pen.fillRect(0, 0, width, sheet.height);
+    pen.fillRect(0, 0, width, made.height);
     pen.drawImage(canvas, 0, 0);
     const s = settings();
     pen.fillStyle = colours.ink;
     pen.font = `${12 * unit}px system-ui, sans-serif`;
     [
-      `${get("offers").targets[s.target].label}, state ${describeStep(shownStep())}, seed ${s.seed}`,
+      `${dataOf(s).label}, state ${describeStep(shownStep())}, seed ${s.seed}`,
       `eta ${s.eta}, s_noise ${s.s_noise}, ${s.solver_type}, ${s.schedule}, ${s.particles} particles`,
     ].forEach((text, row) => pen.fillText(text, 10 * unit, width + (1.2 + row) * line));
     let left = 10 * unit;
@@ -494,38 +407,17 @@ function createFigure(model, el, textOf) {
       pen.fillText(term, left + 38 * unit, y + 4 * unit);
       left += 100 * unit;
     }
-    save(sheet, name);
-    say("Picture saved.");
+    return made;
   }
 
-  // --- what makes it draw ---
-
-  const rerun = () => { stale = true; loop.request(); };
-  const events = [
-    ...RUN.map(setting => [`change:${setting}`, rerun]),
-    ["change:offers", rerun], ["change:result", rerun],
-    ["change:step", redraw], ["change:particle", redraw],
-  ];
-  const forgetTheme = onTheme(() => { coloursStale = true; redraw(); });
-  const forgetModel = heed({ model, kernel, events, showTrouble, followLink });
-  rerun();
-
   return {
-    get result() { return result; },
-    get table() { return table; },
-    get measured() { return measured; },
-    get frames() { return painted; },
-    settled: () => settled(() => runner?.busy || loop.pending),
-    timing, settings, asPython, terms: (k, i) => termsOf(k, i),
-    remove() {
+    canvases: { canvas, loupe }, body, foot: [heard, help], controls, dataOf, take, draw, asPython,
+    sheet, pause, busy: () => sums,
+    more: { measured, terms: termsOf },
+    stop() {
       pause();
       clearTimeout(sums);
       clearTimeout(speech);
-      loop.stop();
-      runner?.stop();
-      sizes.stop();
-      forgetTheme();
-      forgetModel();
     },
   };
 }

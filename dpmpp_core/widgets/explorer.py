@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import figures
 from ..coefficients import SolverType
 from ..mesh import Mesh
-from ..noise import NoiseSampler
+from ..noise import NoiseSampler, PhiloxBridge
 from ..noise.philox import key_words, unit_normals
 from ..sampler import Transition, trajectory
 from ..targets import GaussianMixture
@@ -139,11 +139,11 @@ class TrajectoryExplorer(PlaneTarget, LiveFigure):
         sigmas = self.sigmas(self.steps)
         count = self.particles if particles is None else min(particles, self.particles)
         x = self.to_device(
-            self.kept.start(self.mixture, Mesh.from_sigmas(sigmas), self.seed, count)
+            self.kept_starts(self.mixture, Mesh.from_sigmas(sigmas), self.seed, count)
         )
         noise: NoiseSampler
         if self.noise == "path":
-            noise = self.kept.bridge(x, sigmas, self.seed, self.eta)
+            noise = PhiloxBridge(x, sigmas, self.seed, eta=self.eta)
         else:
             noise = FreshNoise(x, sigmas, self.seed)
         solver_type: SolverType = self.solver_type

@@ -8,25 +8,27 @@ import { createRunner } from "./worker.js";
 
 // Makes a figure in `el`, and returns it.
 //
-//   figure    its name in runs.js
+//   answer    what computes its numbers, and `module`, the one that exports it: see runs.js
 //   label     what a reader hears it called
 //   run       the settings from which its numbers are computed; `rest`: those that only change how
 //             they are drawn
 //   colours   the colours it draws with, by the names that widgets.css gives them
 //   className for its own rules in widgets.css
-//   view      (state) => what is its own, an object of:
+//   view      (state) => what is its own; `state` is what createState returns, and inSight(). It is
+//             an object of:
 //     canvases  by name
 //     body      what is above the controls; `foot`: what is below the buttons
 //     controls  by setting; those that the body does not hold are put below it
-//     dataOf    (settings) => what `offers` says of them, for runs.js
-//     take      (answer) a new answer of runs.js, or the kernel's `result`; may return what is to
+//     dataOf    (settings) => what `offers` says of them, for `answer`
+//     take      (answer) a new answer, or the kernel's `result`; may return what is to
 //               be kept of it
 //     draw      (colours, fit) draws all; fit(canvas) gives its pen and size
 //     asPython  () => the code that computes what is shown
 //     sheet     (colours, unit) => a canvas with the picture to be saved
-//     more      what else the tests may read; `stop`: ends what would outlast the figure
+//     pause     ends what moves by itself; `stop`: ends what would outlast the figure
+//     more      what else the tests may read; `busy`: () => if it is still at work
 export function createFigure({ model, el, textOf }, spec) {
-  const { figure, label, run, rest = [], colours, className = "", view } = spec;
+  const { module, answer, label, run, rest = [], colours, className = "", view } = spec;
   const state = createState(model, [...run, ...rest]);
   const { kernel, name, get, set, limits, settings, initial } = state;
   const say = text => { said.textContent = text; };
@@ -40,7 +42,7 @@ export function createFigure({ model, el, textOf }, spec) {
   const { copyLink, forgetLink, followLink, offer, showTrouble } = sharing({
     name, note, code, say, settings, limits, set, initial,
   });
-  const own = view(state);
+  const own = view({ ...state, inSight: () => loop.state.visible && !document.hidden });
   const loose = Object.values(own.controls).map(control => control.row)
     .filter(row => !row.parentElement);
   const whole = element("div", {
@@ -49,7 +51,7 @@ export function createFigure({ model, el, textOf }, spec) {
     note, ...own.body,
     element("div", { className: "live-controls" }, ...loose),
     element("div", { className: "live-buttons" },
-      button("Reset", () => { forgetLink(); set(initial); say("Back to the start."); }),
+      button("Reset", reset),
       kernel ? "" : button("Copy link", copyLink),
       button("Copy as Python", () => offer(own.asPython(), "Python copied.")),
       button("Save PNG", savePicture),
@@ -60,8 +62,8 @@ export function createFigure({ model, el, textOf }, spec) {
 
   let stale = true, unpainted = true, inks, result, painted = 0;
   const timing = { run: 0, draw: 0, at: 0 };
-  const runner = kernel ? null : createRunner(figure, textOf, answer => {
-    take(answer);
+  const runner = kernel ? null : createRunner({ module, answer }, textOf, found => {
+    take(found);
     loop.now();
   });
   const loop = frames(whole, draw);
@@ -77,21 +79,21 @@ export function createFigure({ model, el, textOf }, spec) {
   }
 
   // An answer may be to the question before: it says which settings it was computed for.
-  function take(answer) {
-    showTrouble(answer.trouble);
-    if (answer.trouble) return;
-    result = own.take(answer) ?? answer;
-    timing.run = answer.time ?? 0;
+  function take(found) {
+    showTrouble(found.trouble);
+    if (found.trouble) return;
+    result = own.take(found) ?? found;
+    timing.run = found.time ?? 0;
     unpainted = true;
   }
 
   function draw() {
     const began = performance.now();
-    for (const [setting, control] of Object.entries(own.controls)) control.show(get(setting));
     if (stale) {
       stale = false;
-      ask();
+      ask(); // first: what a control says may depend on the answer
     }
+    for (const [setting, control] of Object.entries(own.controls)) control.show(get(setting));
     if (!unpainted || !result) return;
     unpainted = false;
     inks ??= readColours(whole, colours);
@@ -99,6 +101,13 @@ export function createFigure({ model, el, textOf }, spec) {
     painted++;
     timing.at = performance.now();
     timing.draw = timing.at - began;
+  }
+
+  function reset() {
+    own.pause?.();
+    forgetLink();
+    set(initial);
+    say("Back to the start.");
   }
 
   function savePicture() {
@@ -117,7 +126,7 @@ export function createFigure({ model, el, textOf }, spec) {
   return {
     get result() { return result; },
     get frames() { return painted; },
-    settled: () => settled(() => runner?.busy || loop.pending),
+    settled: () => settled(() => runner?.busy || loop.pending || own.busy?.()),
     timing, settings, asPython: own.asPython, ...own.more,
     remove() {
       own.stop?.();

@@ -1,10 +1,12 @@
 // The line explorer: particles of a 1-D target on their way, over the exact marginals.
 //
-// In Jupyter the numbers come from Python, in the trait `result`. In a page without a kernel runs.js
-// computes them, in a worker; the rest is the same.
+// In Jupyter the numbers come from Python, in the trait `result`. In a page without a kernel
+// line_run.js computes them, in a worker; the rest is the same.
 
 import { mixture } from "./engine.js";
-import { gridOf, lengthOf, meshOf, momentsOf } from "./runs.js";
+import { gridOf } from "./line_law.js";
+import { answer, lengthOf } from "./line_run.js";
+import { meshOf, momentsOf } from "./runs.js";
 import { choice, element, minus, picture, rgb, targetInPython, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, plotArea, roundUp, ticks } from "./plot.js";
@@ -16,7 +18,8 @@ const COLUMNS = 160, ROWS = 150; // of the shades
 const DARKEST = 190; // their opacity, of 255
 
 export default liveModule({
-  figure: "line",
+  module: "line_run",
+  answer,
   label: "Line explorer",
   run: ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min", "sigma_max",
     "seed", "particles"],
@@ -85,8 +88,8 @@ function createView({ get, settings, changes, ranged, counted }) {
     return { ...targets[name], grid, width, paths };
   }
 
-  function take(answer) {
-    result = answer;
+  function take(found) {
+    result = found;
     const data = dataOf(result.settings), law = mixture(data);
     const { mean, variance } = momentsOf(law.along([1])), unit = Math.sqrt(variance);
     target = { ...data, law, mean, variance, unit };

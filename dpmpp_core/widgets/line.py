@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import figures
 from ..coefficients import SolverType
 from ..mesh import Mesh
+from ..noise import PhiloxBridge
 from ..sampler import trajectory
 from ..targets import GaussianMixture
 from ..transport import Estimate, quantiles
@@ -164,7 +165,7 @@ class LineExplorer(LiveFigure):
     def run(self) -> LineRun:
         """The run that is shown, computed anew."""
         target, mesh, sigmas = TARGETS[self.target], self.mesh, self.sigmas(self.steps)
-        x = self.to_device(self.kept.start(target.mixture, mesh, self.seed, self.particles))
+        x = self.to_device(self.kept_starts(target.mixture, mesh, self.seed, self.particles))
         solver_type: SolverType = self.solver_type
         transitions = trajectory(
             target.mixture.model(),
@@ -173,7 +174,7 @@ class LineExplorer(LiveFigure):
             eta=self.eta,
             s_noise=self.s_noise,
             solver_type=solver_type,
-            noise_sampler=self.kept.bridge(x, sigmas, self.seed, self.eta),
+            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=self.eta),
         )
         few, last = [x[:PATHS]], x
         for transition in transitions:

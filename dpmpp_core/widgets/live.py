@@ -37,7 +37,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import figures, schedule
-from .kept import KeptNoise
+from .kept import KeptStarts
 
 __all__ = ["SCHEDULES", "Choice", "Device", "LiveFigure", "Name", "Number", "Whole"]
 
@@ -166,7 +166,7 @@ class LiveFigure(anywidget.AnyWidget):
             known = ", ".join(sorted(self.traits(page=True)))
             raise TypeError(f"{type(self).__name__} has no setting {unknown[0]!r}, but {known}")
         super().__init__(**settings)
-        self.kept = KeptNoise()
+        self.kept_starts = KeptStarts()
         self._computed = 0
         self._shown = False
         self._answered: dict[str, Any] = {}

@@ -1,17 +1,19 @@
 // The map of the final spread: a heat map over eta and s_noise, or eta and steps, and a cross on it.
 //
-// In Jupyter its numbers come from Python, in the trait `result`. In a page without a kernel runs.js
-// computes them, in a worker; the rest is the same.
+// In Jupyter its numbers come from Python, in the trait `result`. In a page without a kernel
+// map_run.js computes them, in a worker; the rest is the same.
 
 import { choice, element, picture, rgb, write } from "./controls.js";
 import { liveModule } from "./frame.js";
+import { answer } from "./map_run.js";
 import { contour, inside, key, plotArea } from "./plot.js";
 
 const SOLVERS = ["midpoint", "heun"];
 const BELOW = "too narrow", ABOVE = "too wide";
 
 export default liveModule({
-  figure: "map",
+  module: "map_run",
+  answer,
   label: "Map of the final spread",
   run: ["up", "eta", "s_noise", "steps", "solver_type", "schedule", "sigma_min", "sigma_max",
     "spread", "model", "error"],
@@ -65,9 +67,9 @@ function createView({ get, set, settings, changes, ranged, limits, name }) {
 
   let result, map;
 
-  function take(answer) {
-    result = answer;
-    const { map: values } = answer;
+  function take(found) {
+    result = found;
+    const { map: values } = found;
     map = values instanceof Float64Array ? values : new Float64Array( // the kernel's bytes
       values.buffer.slice(values.byteOffset, values.byteOffset + values.byteLength));
   }

@@ -10,6 +10,14 @@ import { minus, rgb } from "./controls.js";
 // no finer, but enlarged.
 const MOST = 640;
 
+// States as the kernel sends them, float32 and one after another, as `length` arrays.
+export function unpack({ buffer, byteOffset, byteLength }, length) {
+  const all = Float64Array.from(
+    new Float32Array(buffer.slice(byteOffset, byteOffset + byteLength)));
+  const size = all.length / length;
+  return Array.from({ length }, (_, k) => all.subarray(k * size, (k + 1) * size));
+}
+
 export function createPlane() {
   let size = 0, coarse = 1, ink, pixels, words, ground, halfWidth = 1;
   const shades = Uint8Array.from({ length: 1024 }, (_, i) => 256 * 0.85 * (1 - Math.exp(-i / 256)));

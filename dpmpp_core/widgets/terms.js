@@ -1,11 +1,12 @@
 // The sizes of the three terms at every step, and which step's noise the result still holds.
 //
-// In Jupyter the numbers come from Python, in the trait `result`. In a page without a kernel runs.js
-// computes them, in a worker; the rest is the same.
+// In Jupyter the numbers come from Python, in the trait `result`. In a page without a kernel
+// terms_run.js computes them, in a worker; the rest is the same.
 
 import { choice, element, picture, slider, targetChoice, targetInPython, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, key, plotArea, roundUp, ticks } from "./plot.js";
+import { answer } from "./terms_run.js";
 
 // As in figures.py: no term is told by colour alone. Dashes are in units of the line's width.
 const TERMS = { drift: [], history: [3, 1.6], noise: [1, 1.4] };
@@ -14,7 +15,8 @@ const DECADES = 6; // at most, on the axis of the sizes
 const WIDTH = 1.8; // of the lines
 
 export default liveModule({
-  figure: "terms",
+  module: "terms_run",
+  answer,
   label: "Sizes of the terms",
   run: ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min", "sigma_max",
     "seed", "particles"],
@@ -102,8 +104,8 @@ function createView(state) {
 
   const dataOf = ({ target }) => get("offers").targets[target];
 
-  function take(answer) {
-    result = answer;
+  function take(found) {
+    result = found;
   }
 
   const steps = () => result.sigma.length;

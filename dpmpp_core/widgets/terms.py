@@ -17,6 +17,7 @@ from .. import figures
 from ..coefficients import SolverType, step_table
 from ..mesh import Mesh
 from ..moments import gaussian_denoiser, noise_response
+from ..noise import PhiloxBridge
 from ..sampler import Transition, trajectory
 from ..targets import GaussianMixture
 from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
@@ -248,10 +249,10 @@ class TermSizes(PlaneTarget, LiveFigure):
         """What is shown, computed anew."""
         sigmas = self.sigmas(self.steps)
         mesh = Mesh.from_sigmas(sigmas)
-        x = self.to_device(self.kept.start(self.mixture, mesh, self.seed, self.particles))
+        x = self.to_device(self.kept_starts(self.mixture, mesh, self.seed, self.particles))
         solver_type: SolverType = self.solver_type
         knobs: Any = {"eta": self.eta, "s_noise": self.s_noise, "solver_type": solver_type}
-        path = self.kept.bridge(x, sigmas, self.seed, self.eta)
+        path = PhiloxBridge(x, sigmas, self.seed, eta=self.eta)
         run = list(trajectory(self.model(), x, sigmas, **knobs, noise_sampler=path))
         shares = (
             gaussian_shares(self.mixture, mesh, **knobs)

@@ -1,10 +1,11 @@
 // The variance explorer: the law of a 1-D target through the steps, beside the exact marginals.
 //
-// In Jupyter the laws come from Python, in the trait `result`. In a page without a kernel runs.js
-// computes them, in a worker; the rest is the same.
+// In Jupyter the laws come from Python, in the trait `result`. In a page without a kernel
+// variance_run.js computes them, in a worker; the rest is the same.
 
 import { mixture } from "./engine.js";
-import { gridOf } from "./runs.js";
+import { gridOf } from "./line_law.js";
+import { answer } from "./variance_run.js";
 import { choice, element, picture, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, key, plotArea, roundUp } from "./plot.js";
@@ -14,7 +15,8 @@ const SOLVERS = { midpoint: [], heun: [4, 2.5] };
 const EXACT_WIDTH = 5; // of the line at 1: broad and pale, as the target's density
 
 export default liveModule({
-  figure: "variance",
+  module: "variance_run",
+  answer,
   label: "Variance explorer",
   run: ["target", "eta", "s_noise", "steps", "schedule", "sigma_min", "sigma_max", "seed",
     "particles"],
@@ -78,8 +80,8 @@ function createView({ get, settings, changes, ranged, counted }) {
     return { ...targets[name], grid, width };
   }
 
-  function take(answer) {
-    result = answer;
+  function take(found) {
+    result = found;
     target = dataOf(result.settings);
     const points = Float64Array.from(gridOf(target)), { grid } = target;
     exact = mixture(target).logDensity(points, grid, 0, 1, new Float64Array(grid)).map(Math.exp);

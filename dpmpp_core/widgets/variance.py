@@ -16,6 +16,7 @@ from .. import figures
 from ..coefficients import SolverType
 from ..mesh import Mesh
 from ..moments import gaussian_moments
+from ..noise import PhiloxBridge
 from ..sampler import trajectory
 from .line_target import GRID, LINE_TARGETS, LineTarget, marginal_spreads, smoothed, spread_of
 from .live import SCHEDULES, Choice, Device, LiveFigure, Name, Number, Whole
@@ -135,7 +136,7 @@ class VarianceExplorer(LiveFigure):
         if target.exact:
             knobs = {"eta": self.eta, "s_noise": self.s_noise, "solver_type": solver_type}
             return _exact_law(target, mesh, **knobs)
-        x = self.to_device(self.kept.start(target.mixture, mesh, self.seed, self.particles))
+        x = self.to_device(self.kept_starts(target.mixture, mesh, self.seed, self.particles))
         run = trajectory(
             target.mixture.model(),
             x,
@@ -143,7 +144,7 @@ class VarianceExplorer(LiveFigure):
             eta=self.eta,
             s_noise=self.s_noise,
             solver_type=solver_type,
-            noise_sampler=self.kept.bridge(x, sigmas, self.seed, self.eta),
+            noise_sampler=PhiloxBridge(x, sigmas, self.seed, eta=self.eta),
         )
         states = [x, *(t.x_next for t in run)]
         return _sampled_law(target, mesh, [state[:, 0].double().cpu() for state in states])
