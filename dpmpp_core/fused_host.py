@@ -25,7 +25,7 @@ __all__ = ["DTYPES", "advance"]
 DTYPES = (torch.float32, torch.float64)
 """What :func:`advance` takes; half precision is left to torch."""
 
-LEAST = 1 << 15
+LEAST = 1 << 18
 """Elements for which a thread of their own pays."""
 
 
