@@ -25,6 +25,7 @@ __all__ = [
     "Step",
     "StepError",
     "Transition",
+    "prepare",
     "sample",
     "sample_dpmpp_2m_sde",
     "sample_dpmpp_2m_sde_gpu",
@@ -260,12 +261,60 @@ def sample(
     Raises:
         ValueError: also for ``fused=True`` where that is not so.
     """
-    if fused not in (None, True, False):
-        raise ValueError(f"fused must be None, True or False, got {fused!r}")
     plan = _plan(
         model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
     )
     return _last(model, x, plan, callback, disable, fused)
+
+
+def prepare(
+    model: Model,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    solver_type: SolverType = "midpoint",
+    process: str | Process = "ve",
+    noise_sampler: NoiseSampler | None = None,
+    extra_args: Mapping[str, Any] | None = None,
+    fused: bool | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """:func:`sample` as a function of the initial state alone, with nothing left to do but steps.
+
+    Arguments are checked, and all that the device has to know is sent to it, here. The function
+    that is returned sends nothing to the device and reads nothing from it, so that it can be
+    recorded as a CUDA graph where model and noise sampler can; for the same reason it does not
+    look whether values are finite. A :class:`PhiloxBridge` gives the same path at every call, until
+    :meth:`PhiloxBridge.reseed`.
+
+    Args:
+        x: a state of the shape, dtype and device that the states will have.
+
+    Returns:
+        ``run(x)``, the last state; it raises a ValueError for a state that is not like ``x``, and
+        a StepError where the model or the noise sampler returns another form.
+
+    Raises:
+        ValueError: as :func:`sample`.
+    """
+    plan = _plan(
+        model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, None
+    )
+    form = x.shape, x.dtype, x.device
+    steps = None if plan is None else _fused_steps(plan, x, fused)
+
+    def run(x: Tensor) -> Tensor:
+        if (x.shape, x.dtype, x.device) != form:
+            raise ValueError(
+                f"x must have shape {tuple(form[0])}, {form[1]} and device {form[2]}, the ones "
+                f"prepared for, got {tuple(x.shape)}, {x.dtype} and {x.device}"
+            )
+        for transition in _loop(model, x, plan, None, steps, look=False):
+            x = transition.x_next
+        return x
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -386,7 +435,9 @@ def _loop(
     plan: _Plan | None,
     callback: Callback | None,
     fused: _FusedSteps | None = None,
+    look: bool = True,
 ) -> Iterator[Transition]:
+    """The steps. ``look``: whether to see that the new states are finite."""
     if plan is None:
         return
     x = x.detach()
@@ -405,7 +456,9 @@ def _loop(
         else:
             xi = _draw(plan, k, x) if coefficients.D > 0.0 else None
             x_next, finite = _advance(coefficients, x, denoised, previous, xi)
-            if x.device.type != "cpu":
+            if not look:
+                pass
+            elif x.device.type != "cpu":
                 unseen.append(_extremes(x_next))
             elif finite is False or (
                 finite is None and _first_not_finite([_extremes(x_next)]) is not None
@@ -423,8 +476,8 @@ def _loop(
             x_next=x_next,
         )
         x, previous = x_next, denoised
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # values cannot be looked at while a graph is recorded
+    if not look:
+        return
     # On an accelerator this is the one time that the run waits for the device.
     found = _first_not_finite(unseen if fused is None else [(v, v) for v in fused.found])
     if found is not None:
@@ -479,6 +532,8 @@ class _FusedSteps:
 
 
 def _fused_steps(plan: _Plan, x: Tensor, fused: bool | None) -> _FusedSteps | None:
+    if fused not in (None, True, False):
+        raise ValueError(f"fused must be None, True or False, got {fused!r}")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if fused is False or (fused is None and not x.is_cuda):
         return None

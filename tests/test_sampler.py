@@ -15,14 +15,18 @@ from diffusers import DPMSolverMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dpmpp_core
 from dpmpp_core import (
     GaussianMixture,
     IndependentNoise,
     Mesh,
+    PhiloxBridge,
     StepError,
     gaussian,
+    prepare,
     sample,
     sample_dpmpp_2m_sde,
     sample_dpmpp_2m_sde_gpu,
@@ -686,6 +690,68 @@ def test_no_step_looks_at_a_value_on_an_accelerator() -> None:
     with pytest.raises((NotImplementedError, RuntimeError)):
         # Only after the last step, to tell whether every estimate was finite.
         next(run)
+
+
+# --- prepared runs ---
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses every operation that makes a tensor of the device out of one of the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        before, after = (
+            {t.device.type for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        assert not ("cpu" in before and "meta" in after), f"{func} brings a tensor of the host"
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_prepared_run_sends_nothing_to_the_device_and_reads_nothing_from_it(
+    dtype: torch.dtype,
+) -> None:
+    """What a CUDA graph asks for. A tensor on the meta device has no values to be read."""
+    x, sigmas = torch.ones(2, 3, device="meta", dtype=dtype), KARRAS.float()[:-1]
+    run = prepare(unit_gaussian, x, sigmas, noise_sampler=PhiloxBridge(x, sigmas))
+    with NothingFromTheHost():
+        for _ in range(2):
+            assert run(x).device.type == "meta"
+        with pytest.raises(AssertionError, match="the host"):
+            x + torch.ones(3).to("meta")
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_prepared_run_is_the_run_of_sample_each_time(fused: bool | None) -> None:
+    if fused:
+        pytest.importorskip("triton")
+    x, sigmas = 14.6 * state(2, 3), schedule.karras(3, 0.03, 14.6)
+    noise = PhiloxBridge(x, sigmas, seed=4)
+    run = prepare(unit_gaussian, x, sigmas, eta=0.7, noise_sampler=noise, fused=fused)
+    expected = {}
+    for seed in (4, 5):
+        path = PhiloxBridge(x, sigmas, seed=seed)
+        expected[seed] = sample(
+            unit_gaussian, x, sigmas, eta=0.7, noise_sampler=path, fused=fused, disable=True
+        )
+    assert not torch.equal(expected[4], expected[5])
+    for seed in (4, 5, 4):
+        noise.reseed(seed)
+        assert torch.equal(run(x), expected[seed])
+        assert torch.equal(run(x), expected[seed])
+
+
+def test_a_prepared_run_refuses_a_state_of_another_form() -> None:
+    run = prepare(unit_gaussian, torch.ones(2, 3), KARRAS.float())
+    for other in (torch.ones(3, 3), torch.ones(2, 3).double(), torch.ones(2, 3, device="meta")):
+        with pytest.raises(ValueError, match=r"x must have shape \(2, 3\), torch.float32"):
+            run(other)
+
+
+def test_a_prepared_run_without_steps_returns_its_state() -> None:
+    x = state(2, 3)
+    assert prepare(unit_gaussian, x, [1.0])(x) is x
 
 
 # --- refusals ---

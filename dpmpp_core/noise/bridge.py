@@ -273,13 +273,13 @@ class PhiloxBridge:
 
         self._state, self._device, self._dtype = x.shape, x.device, x.dtype
         self._move = _mover(backend, x.device)
-        self._at: int | None = None
         # All that the device has to know travels here: the steps of the mesh do not wait for it.
-        seeds = [s - 2**64 if s >= 2**63 else s for s in _one_per_sample(x, seed)]
-        self._seeds = torch.tensor(seeds, dtype=torch.int64).to(x.device)
+        self._seeds = torch.empty(len(x), dtype=torch.int64, device=x.device)
+        self.reseed(seed)
         quads = -(-math.prod(x.shape[1:]) // 4)
         self._path = torch.zeros(len(x), 4 * quads, dtype=torch.float64, device=x.device)
         self._steps = [self._to_device(*move) for move in _steps(tuple(self._lam), self._kind)]
+        self._to_first = self._to_device(*_move_to(self._lam[0], log_gap(*self._kind)))
 
     def __call__(self, sigma: Tensor | float, sigma_next: Tensor | float, /) -> Tensor:
         """The unit normal of the step between two levels.
@@ -305,6 +305,16 @@ class PhiloxBridge:
             self._move(self._path, xi, self._seeds, *self._seek(start, end))
             self._at = end
         return xi.to(self._dtype).reshape(self._state)
+
+    def reseed(self, seed: Seed) -> None:
+        """Take other paths from now on, as if the bridge had been built with this ``seed``.
+
+        The seeds are written where the old ones were: a CUDA graph that was recorded with this
+        bridge draws the new paths when it is replayed.
+        """
+        seeds = [s - 2**64 if s >= 2**63 else s for s in _one_per_sample(self._seeds, seed)]
+        self._seeds.copy_(torch.tensor(seeds, dtype=torch.int64))
+        self._at: int | None = None
 
     def fits(self, x: Tensor) -> bool:
         """Whether the noise is for states such as this one."""
@@ -361,7 +371,9 @@ class PhiloxBridge:
     def _seek(self, start: int, end: int) -> Move:
         """Take the paths to ``start``, if they are not there; what takes them on to ``end``."""
         if self._at != start:
-            there = self._to_device(*_move_to(self._lam[start], log_gap(*self._kind)))
+            there = self._to_first
+            if start > 0:
+                there = self._to_device(*_move_to(self._lam[start], log_gap(*self._kind)))
             self._move(self._path, self._empty(), self._seeds, *there)
             self._at = start
         if end == start + 1:
