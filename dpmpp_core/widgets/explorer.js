@@ -94,7 +94,7 @@ function createView(state) {
 
   const dataOf = s => get("offers").targets[s.target];
 
-  function take({ settings: s, data = dataOf(s), states, estimates, steps, measured: numbers }) {
+  function take({ settings: s, data = dataOf(s), states, estimates, steps }) {
     const now = JSON.stringify(data);
     if (key !== now) {
       key = now;
@@ -103,17 +103,14 @@ function createView(state) {
     }
     mesh = meshOf(s);
     table = tableOf(mesh, s);
+    // The kernel sends them in one piece.
+    const apart = (sent, length) => (Array.isArray(sent) ? sent : unpack(sent, length));
+    result = {
+      settings: s, states: apart(states, steps + 1), estimates: apart(estimates, steps),
+    };
+    // The picture first, the numbers when it is on the screen.
     clearTimeout(sums);
-    if (numbers) {
-      result = { settings: s, states, estimates };
-      showNumbers(numbers);
-    } else {
-      // From the kernel. The picture first, the numbers when it is on the screen.
-      result = {
-        settings: s, states: unpack(states, steps + 1), estimates: unpack(estimates, steps),
-      };
-      sums = setTimeout(() => showNumbers(measure(result.states.at(-1), data, kept)));
-    }
+    sums = setTimeout(() => showNumbers(measure(result.states.at(-1), data, kept)));
     return result;
   }
 

@@ -4,14 +4,13 @@ import { TARGET, run, slicedDistance, spread } from "./engine.js";
 import { batchNormals } from "./philox.js";
 import { meshOf, momentsOf, noiseOf, once, startOf, tableOf, targetOf } from "./runs.js";
 
-// { states, estimates, measured }: the first two are arrays, one of them a step.
+// { states, estimates }: arrays, one of them a step.
 export function answer(s, data, keep) {
   const target = targetOf(data, keep), mesh = meshOf(s);
   const xi = s.noise === "fresh" ? freshNoise(s, keep) : noiseOf(s, 2, keep)(mesh, s.eta);
-  const { states, estimates } = run({
-    target, mesh, table: tableOf(mesh, s), x: startOf(target, mesh, s, keep), xi,
-  });
-  return { states, estimates, measured: measure(states.at(-1), data, keep) };
+  const x = startOf(target, mesh, s, keep);
+  const { states, estimates } = run({ target, mesh, table: tableOf(mesh, s), x, xi });
+  return { states, estimates };
 }
 
 // The twin of FreshNoise in explorer.py.

@@ -68,11 +68,19 @@ export function createFigure({ model, el, textOf }, spec) {
   });
   const loop = frames(whole, draw);
   const redraw = () => { unpainted = true; loop.request(); };
-  const rerun = () => { stale = true; loop.request(); };
+  // Asked at once, and not with the next frame, which may be 16 ms away; but only once where several
+  // settings change together.
+  const rerun = () => {
+    if (!stale) queueMicrotask(() => { if (loop.state.visible && !document.hidden) ask(); });
+    stale = true;
+    loop.request();
+  };
   const sizes = canvasSizes(Object.values(own.canvases), redraw);
 
   // Asks for what the settings are now. The kernel needs no asking.
   function ask() {
+    if (!stale) return;
+    stale = false;
     const s = Object.fromEntries(run.map(setting => [setting, get(setting)]));
     if (runner) runner.ask({ settings: s, data: own.dataOf(s) });
     else if (get("result")) take(get("result"));
@@ -89,10 +97,7 @@ export function createFigure({ model, el, textOf }, spec) {
 
   function draw() {
     const began = performance.now();
-    if (stale) {
-      stale = false;
-      ask(); // first: what a control says may depend on the answer
-    }
+    ask(); // first: what a control says may depend on the answer
     for (const [setting, control] of Object.entries(own.controls)) control.show(get(setting));
     if (!unpainted || !result) return;
     unpainted = false;
@@ -121,7 +126,7 @@ export function createFigure({ model, el, textOf }, spec) {
     ...[...run, "offers", "result"].map(setting => [`change:${setting}`, rerun]),
     ...rest.map(setting => [`change:${setting}`, redraw]),
   ] });
-  rerun();
+  loop.request();
 
   return {
     get result() { return result; },
