@@ -90,7 +90,7 @@ class Process(Hashable, Protocol):
 
     name: ClassVar[str]
     sigma_limit: ClassVar[float]
-    """Noise levels lie below this bound: there alpha, and with it exp(lambda), reaches zero."""
+    """Noise levels lie below this bound, where alpha, and with it exp(lambda), reaches zero."""
 
     def alpha(self, sigma: Scalar) -> Scalar:
         r"""The data's factor :math:`\alpha(\sigma)`."""
@@ -173,7 +173,7 @@ class Flow:
 
     @property
     def first_sigma(self) -> float:
-        """The level that replaces a first sigma of 1: the shifted time of :math:`1 - 10^{-4}`."""
+        """The level that replaces a first sigma of 1, the shifted time of :math:`1 - 10^{-4}`."""
         return shift_time(1.0 - 1e-4, self.shift)
 
     def alpha(self, sigma: Scalar) -> Scalar:

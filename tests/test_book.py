@@ -23,6 +23,8 @@ from browser import launch, report_no_browser
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
+import dpmpp_core
+
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
 PHONE_WIDTH = 390
@@ -358,6 +360,14 @@ def test_every_chapter_with_code_offers_its_executed_notebook(book: Path) -> Non
         # Jupyter does not know the macros of the book's pages.
         prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
         assert re.findall(r"\\(?:drift|history|noise)\{", prose) == []
+
+
+def test_every_name_that_the_package_exports_stands_on_a_page_of_the_api(book: Path) -> None:
+    found: set[str] = set()
+    for path in (book / "chapters").glob("api-*.html"):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        found |= {str(tag["id"]).split(".")[-1] for tag in soup.select("dt[id]")}
+    assert set(dpmpp_core.__all__) - found == {"schedule"}  # a module
 
 
 def test_no_notebook_file_is_kept_beside_the_chapters() -> None:

@@ -41,7 +41,7 @@ from .protocol import Seed, Streams
 __all__ = ["DEPTH", "Clock", "PhiloxBridge", "Weights", "increment_row", "log_gap", "point_row"]
 
 DEPTH = 11
-"""Halvings of a block: a leaf is 2^-11 = 4.9e-4 wide in lambda.
+"""Halvings of a block. A leaf is 2^-11 = 4.9e-4 wide in lambda.
 
 Two points in one leaf would need its one normal twice, so a leaf must be shorter than a mesh's
 shortest step. At 1,000 steps that is 9.9e-4 for laplace, and at least 2.9e-3 for karras,

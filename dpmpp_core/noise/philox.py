@@ -122,8 +122,8 @@ def move(
 
     .. math:: \xi = \sum_j v_j Z_j - c\, p, \qquad p \leftarrow \sum_j w_j Z_j
 
-    This is the reference: plain torch, on any device. :mod:`~dpmpp_core.noise.compiled` and
-    :mod:`~dpmpp_core.noise.kernels` have the same function in one pass over memory.
+    This is the reference: plain torch, on any device. ``compiled.py`` and
+    ``kernels.py`` beside this file have the same function in one pass over memory.
 
     Args:
         path: p, float64 of shape ``(B, 4 Q)``, contiguous; modified.

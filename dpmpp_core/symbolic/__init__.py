@@ -1,8 +1,8 @@
 r"""The sampler's coefficients derived with sympy, line by line, and printed for the page.
 
-:mod:`.derivation` holds the derivation, from the definition of the half log-SNR to the assembled
-step; :mod:`.printing` prints the coefficients for the figures in the page; :mod:`.weak` expands the
-means of a step, for the weak order. With
+:mod:`~dpmpp_core.symbolic.derivation` holds the derivation, from the definition of the half log-SNR
+to the assembled step; :mod:`~dpmpp_core.symbolic.printing` prints the coefficients for the figures
+in the page; :mod:`~dpmpp_core.symbolic.weak` expands the means of a step, for the weak order. With
 :math:`z = (1 + \eta) h` they are
 
 ==========  ===================================================================  =======

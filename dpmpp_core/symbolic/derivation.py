@@ -33,7 +33,7 @@ h, h_prev, h_prev2 = sympy.symbols("h h_{k-1} h_{k-2}", positive=True)
 u = Symbol("u", positive=True)
 r"""How far :math:`\lambda` has come within a step: 0 to h."""
 t = Symbol("t", positive=True)
-"""The same as a fraction of the step: u / h."""
+"""The same as a fraction of the step, u / h."""
 z = Symbol("z", positive=True)
 r"""Stands for :math:`(1 + \eta) h` where a weight is a function of it alone."""
 rho = Symbol(r"\rho", positive=True)
