@@ -74,7 +74,7 @@ lab: $(VENV)/.book-ready
 
 .PHONY: test
 test: $(VENV)/.dev-ready _build/.built
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: lint
 lint: $(VENV)/.dev-ready
