@@ -591,7 +591,7 @@ def _first_not_finite(extremes: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, f
     if not extremes:
         return None
     # numpy reads host memory only: on the host this is no synchronisation, and it can't become one.
-    table = torch.stack([value for pair in extremes for value in pair]).double().cpu().numpy()
+    table = torch.stack([value for pair in extremes for value in pair]).cpu().double().numpy()
     for i, value in enumerate(table):
         if not math.isfinite(value):
             return i // 2, float(value)

@@ -274,6 +274,7 @@ class PhiloxBridge:
         self._state, self._device, self._dtype = x.shape, x.device, x.dtype
         self._move = _mover(backend, x.device)
         # All that the device has to know travels here: the steps of the mesh do not wait for it.
+        self._at: int | None = None
         self._seeds = torch.empty(len(x), dtype=torch.int64, device=x.device)
         self.reseed(seed)
         quads = -(-math.prod(x.shape[1:]) // 4)
@@ -314,7 +315,7 @@ class PhiloxBridge:
         """
         seeds = [s - 2**64 if s >= 2**63 else s for s in _one_per_sample(self._seeds, seed)]
         self._seeds.copy_(torch.tensor(seeds, dtype=torch.int64))
-        self._at: int | None = None
+        self._at = None
 
     def fits(self, x: Tensor) -> bool:
         """Whether the noise is for states such as this one."""
