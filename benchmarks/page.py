@@ -54,6 +54,8 @@ RUNS = {
     "terms?steps=20": {"eta": ETA, "s_noise": EXPLORER["s_noise"]},
     "line?steps=20": {"eta": ETA},
     "line?steps=40": {"eta": ETA, "s_noise": EXPLORER["s_noise"], "Steps": EXPLORER["Steps"]},
+    "digits?steps=20&label=3": {"eta": ETA, "Seed": EXPLORER["Seed"], "Steps": EXPLORER["Steps"]},
+    "digits?steps=20&w=3": {"eta": ETA, "Guidance": [1.5 + 0.1 * i for i in range(50)]},
 }
 SCRIPT = """async ([name, label, values]) => {
     const input = [...document.querySelectorAll(`#live-${name} input`)]

@@ -4,6 +4,7 @@ Nothing here is imported by the package itself: a widget is imported by the chap
 """
 
 from .compare import PRESETS, SideBySide
+from .digits import DigitsExplorer
 from .explorer import FreshNoise, TrajectoryExplorer
 from .line import LineExplorer
 from .live import LiveFigure
@@ -15,6 +16,7 @@ from .variance import VarianceExplorer
 __all__ = [
     "PRESETS",
     "TARGETS",
+    "DigitsExplorer",
     "FreshNoise",
     "LineExplorer",
     "LiveFigure",

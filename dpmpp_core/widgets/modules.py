@@ -36,7 +36,7 @@ from importlib.resources import files
 
 from .. import symbolic
 
-__all__ = ["join", "module_source", "scripts"]
+__all__ = ["join", "module_source", "read_module", "scripts"]
 
 _IMPORT = re.compile(
     r"^import\s+(?:\*\s+as\s+(?P<whole>[\w$]+)|\{(?P<names>[^}]*)\})\s+from\s+"
@@ -58,13 +58,14 @@ def module_source(name: str) -> str:
 
     Args:
         name: its file name, such as ``"engine.js"``. ``"coefficients.js"`` is no file: it is
-            printed by :func:`dpmpp_core.symbolic.javascript`.
+            printed by :func:`dpmpp_core.symbolic.javascript`, as ``"digits_data.js"`` is by
+            :func:`dpmpp_core.widgets.digits.page_data`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: as :func:`join`.
     """
-    return join(name, _read)
+    return join(name, read_module)
 
 
 def join(name: str, read: Callable[[str], str]) -> str:
@@ -95,7 +96,7 @@ def scripts(name: str, read: Callable[[str], str] | None = None) -> dict[str, st
         FileNotFoundError, ValueError: as :func:`module_source`; the module itself, unlike those
             that it imports, may have a default export.
     """
-    texts = _texts(name, read or _read)
+    texts = _texts(name, read or read_module)
     # An inner module with a default export could not be joined, and is refused here too.
     texts[name] = _DEFAULT.sub("export const $default = ", texts[name])
     return {file: _script(file, text) for file, text in texts.items()}
@@ -112,9 +113,14 @@ def _script(file: str, text: str) -> str:
     )
 
 
-def _read(file: str) -> str:
+def read_module(file: str) -> str:
+    """The text of a file of this folder, or of one of the two that are printed."""
     if file == "coefficients.js":
         return symbolic.javascript()
+    if file == "digits_data.js":
+        from .digits import page_data  # which needs this module first
+
+        return page_data()
     return files(__package__).joinpath(file).read_text(encoding="utf-8")
 
 
