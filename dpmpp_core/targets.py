@@ -178,12 +178,15 @@ class GaussianMixture:
             raise ValueError(
                 f"sigma must be a number or have shape ({len(x)},), got shape {tuple(level.shape)}"
             )
-        level = level.expand(len(x))
+        if level.ndim == 0 or (level.device.type == "cpu" and bool((level == level[:1]).all())):
+            level = level.reshape(-1)[:1]  # one level for all: its logarithms are taken once
         size = max(1, _BLOCK // (self.dim * len(self.means)))
+        blocks = range(0, max(len(x), 1), size)
+        levels = [level if len(level) == 1 else level[i : i + size] for i in blocks]
         return torch.cat(
             [
-                function(self._posterior(flat[i : i + size], level[i : i + size], process))
-                for i in range(0, max(len(x), 1), size)
+                function(self._posterior(flat[i : i + size], own, process))
+                for i, own in zip(blocks, levels, strict=True)
             ]
         )
 
@@ -201,34 +204,32 @@ class GaussianMixture:
 
     def _posterior(self, x: Tensor, sigma: Tensor, process: Process) -> _Posterior:
         values, basis = self._spectrum
-        values = values.to(x)
+        values = values.to(x)[:, :, None]
         basis = None if basis is None else basis.to(x)
-        means, weights = self.means.to(x), self.weights.to(x)
-        alpha = process.alpha(sigma)[:, None, None]
-        offset = x[:, None] - alpha * means
+        means, weights = self.means.to(x)[:, :, None], self.weights.to(x)
+        alpha = process.alpha(sigma)
+        offset = x.T - alpha * means
         if basis is not None:
-            offset = torch.einsum("jab,nja->njb", basis, offset)
-        variance = alpha**2 * values + sigma[:, None, None] ** 2
-        log_volume = variance.log().expand_as(offset).sum(-1)
-        log_joint = weights.log() - 0.5 * ((offset**2 / variance).sum(-1) + log_volume)
+            offset = basis.mT @ offset
+        variance = alpha**2 * values + sigma**2
+        log_volume = variance.log().sum(1) * (self.dim // variance.shape[1])
+        log_joint = weights.log()[:, None] - 0.5 * ((offset**2 / variance).sum(1) + log_volume)
         return _Posterior(means, values, basis, alpha, offset, variance, log_joint)
 
     @staticmethod
     def _denoise(posterior: _Posterior) -> Tensor:
         p = posterior
-        inside = p.means + p.in_axes(p.alpha * p.values / p.variance * p.offset)
-        return torch.einsum("nj,nja->na", p.log_joint.softmax(-1), inside)
+        return p.mean_of(p.means + p.in_axes(p.alpha * p.values / p.variance * p.offset))
 
     @staticmethod
     def _score(posterior: _Posterior) -> Tensor:
         p = posterior
-        inside = p.in_axes(-p.offset / p.variance)
-        return torch.einsum("nj,nja->na", p.log_joint.softmax(-1), inside)
+        return p.mean_of(p.in_axes(-p.offset / p.variance))
 
     @staticmethod
     def _log_density(posterior: _Posterior) -> Tensor:
-        d = posterior.offset.shape[-1]
-        return posterior.log_joint.logsumexp(-1) - 0.5 * d * math.log(2 * math.pi)
+        d = posterior.offset.shape[1]
+        return posterior.log_joint.logsumexp(0) - 0.5 * d * math.log(2 * math.pi)
 
 
 def _components(
@@ -256,10 +257,12 @@ def _components(
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    r"""What every component says of every state; the leading shape is ``(B, K)``.
+    r"""What every component says of every state, ``(K, d, B)``: sums over components and axes run
+    along the states, which is what processors are fast at.
 
     ``offset`` is :math:`x - \alpha m_j` in the eigenbasis, ``variance`` the eigenvalues of V_j, and
-    ``log_joint`` is :math:`\log w_j \mathcal{N}(x; \alpha m_j, V_j)` up to the constant.
+    ``log_joint``, ``(K, B)``, is :math:`\log w_j \mathcal{N}(x; \alpha m_j, V_j)` up to the
+    constant. Where all states have one level, the last axis of ``variance`` has length 1.
     """
 
     means: Tensor
@@ -272,9 +275,11 @@ class _Posterior:
 
     def in_axes(self, vectors: Tensor) -> Tensor:
         """From the eigenbases back to the axes of the state."""
-        if self.basis is None:
-            return vectors
-        return torch.einsum("jab,njb->nja", self.basis, vectors)
+        return vectors if self.basis is None else self.basis @ vectors
+
+    def mean_of(self, vectors: Tensor) -> Tensor:
+        """Their mean over the components, weighted by what each is responsible for: ``(B, d)``."""
+        return (self.log_joint.softmax(0)[:, None] * vectors).sum(0).T
 
 
 def gaussian(mean: Tensor, covariance: Tensor | float = 1.0) -> GaussianMixture:
