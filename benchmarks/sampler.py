@@ -267,7 +267,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name()
         if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        else processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {

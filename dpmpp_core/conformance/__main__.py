@@ -1,0 +1,95 @@
+"""The command ``python -m dpmpp_core.conformance``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ..checks import positive
+from .cases import cases, text
+from .checking import check, read_answers
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code: 0 if every case passes, 1 if not or if refused."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dpmpp_core.conformance",
+        description="Check a port of the sampler against golden numbers.",
+    )
+    parser.add_argument("file", nargs="?", help="JSON with the port's states for every case")
+    parser.add_argument(
+        "--cases", nargs="?", const="-", metavar="OUT", help="print the cases, or write them to OUT"
+    )
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 've-*'")
+    parser.add_argument("--tolerance", default=1e-10, metavar="T", help="1e-10 if not given")
+    given = parser.parse_args(arguments)
+    try:
+        if given.cases is not None:
+            _hand_out(given.cases)
+            return 0
+        return _report(given.file, given.only, given.tolerance)
+    except ValueError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 1
+
+
+def _hand_out(to: str) -> None:
+    if to != "-":
+        try:
+            Path(to).write_text(text(), encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"{to!r} must be a file that can be written: {error.strerror}"
+            ) from None
+        return
+    try:
+        sys.stdout.write(text())
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(file: str | None, only: str, tolerance: Any) -> int:
+    if file is None:
+        raise ValueError("FILE or --cases must be given")
+    limit = positive("tolerance", _number(tolerance))
+    wanted = [case for case in cases() if fnmatchcase(case.name, only)]
+    if not wanted:
+        raise ValueError(f"--only must match the name of a case, got {only!r}")
+    try:
+        answers = Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{file!r} must be a file that can be read: {why}") from None
+    verdicts = check(read_answers(answers, wanted), limit, wanted)
+    width = max(len(case.name) for case in wanted)
+    for verdict in verdicts:
+        word = "ok  " if verdict.step is None else "FAIL"
+        print(f"{word}  {verdict.case.name:{width}}  {verdict.sentence}")
+    failed = [verdict.mistakes for verdict in verdicts if verdict.step is not None]
+    print(f"{len(verdicts) - len(failed)} of {len(verdicts)} cases pass")
+    if len(failed) > 1:
+        common = [name for name in failed[0] if all(name in names for names in failed)]
+        one = (
+            f"one mistake in all that fail: {common[0]}" if common else "no mistake that is in all"
+        )
+        print(one)
+    return 1 if failed else 0
+
+
+def _number(text: Any) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
