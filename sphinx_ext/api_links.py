@@ -17,7 +17,17 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import ExtensionMetadata
 
-OTHERS = ("torch", "Tensor", "collections", "numpy", "sympy", "matplotlib", "diffusers", "None")
+OTHERS = (
+    "torch",
+    "Tensor",
+    "collections",
+    "pathlib",
+    "numpy",
+    "sympy",
+    "matplotlib",
+    "diffusers",
+    "None",
+)
 """Where the first part of a name is one of these, it is not ours."""
 VARIABLES = ("dpmpp_core.schedule.Scalar",)
 """Stand for a type and are none."""

@@ -2,7 +2,7 @@
 
 :func:`sample_dpmpp_2m_sde` follows the conventions of ComfyUI's own function of that name: the
 process, the first level and the noise's scale are read from the model. The loop, the coefficients
-and the noise are those of :mod:`dpmpp_core`. :data:`NODE_CLASS_MAPPINGS` is what ComfyUI's loader
+and the noise are those of ``dpmpp_core``. :data:`NODE_CLASS_MAPPINGS` is what ComfyUI's loader
 looks for; ComfyUI itself is imported when a sampler is made or run, not before.
 
 Read from ComfyUI's ``comfy/samplers.py``, ``comfy/k_diffusion/sampling.py`` (commit 02159d81),

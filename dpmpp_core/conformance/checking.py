@@ -131,7 +131,7 @@ def check(
 
     Args:
         answers: what :func:`read_answers` returns.
-        tolerance: how large :attr:`Verdict.largest` may be.
+        tolerance: how large ``Verdict.largest`` may be.
         wanted: the cases to look at; None for all.
     """
     wanted = cases() if wanted is None else wanted
