@@ -14,7 +14,7 @@ endif
 
 # Whatever a page can depend on. The notebook cache would not see a change in dpmpp_core,
 # so a change in any of these builds and executes the whole book again.
-BOOK_SOURCES := $(shell find assets chapters dpmpp_core sphinx_ext -type f \
+BOOK_SOURCES := $(shell find assets benchmarks/results chapters dpmpp_core sphinx_ext -type f \
 	! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' ! -name '.*') \
 	intro.md _config.yml _toc.yml references.bib CHANGELOG.md $(wildcard tests/*.py)
 

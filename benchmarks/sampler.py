@@ -265,9 +265,7 @@ def main() -> None:
         "command": f"python benchmarks/sampler.py --device {device.type} --rounds "
         f"{options.rounds} --sizes {' '.join(options.sizes)}",
         "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {

@@ -6,8 +6,11 @@ The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise sch
 :mod:`~dpmpp_core.moments` (exact variances without sampling). Imported only on request are
 :mod:`~dpmpp_core.density` (the sampler's law on the line), :mod:`~dpmpp_core.transport`
 (distances between laws), :mod:`~dpmpp_core.baselines` (other samplers as tables),
-:mod:`~dpmpp_core.sweep` (many runs as one batch), :mod:`~dpmpp_core.symbolic`, the derivation,
-which needs sympy, and :mod:`~dpmpp_core.figures`, which needs matplotlib.
+:mod:`~dpmpp_core.sweep` (many runs as one batch), :mod:`~dpmpp_core.guidance`,
+:mod:`~dpmpp_core.digits` (a learned denoiser) with :mod:`~dpmpp_core.quality`,
+:mod:`~dpmpp_core.conformance` (golden numbers for ports), :mod:`~dpmpp_core.symbolic`, the
+derivation, which needs sympy, :mod:`~dpmpp_core.figures`, which needs matplotlib, and
+``dpmpp_core.adapters``, for ComfyUI and diffusers.
 """
 
 from . import schedule

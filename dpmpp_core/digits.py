@@ -60,7 +60,7 @@ __all__ = [
 PIXELS = 64
 CLASSES = 10
 NO_CLASS = 10
-"""The label that stands for no class: the last row of the network's table of classes."""
+"""The label that stands for no class, the last row of the network's table of classes."""
 
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
 SHA256 = "4840a0490b354504e71e0ea63662d4193f7eaa3d7444c4cda03a2c7f45c5f691"

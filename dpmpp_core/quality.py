@@ -17,7 +17,7 @@ from torch import Tensor
 from .digits import CLASSES, PIXELS, Images, check_label, load_images
 from .transport import energy_distance, sliced_wasserstein
 
-__all__ = ["Quality", "blank_pixels", "judge", "nearest", "quality", "real"]
+__all__ = ["Nearest", "Quality", "blank_pixels", "judge", "nearest", "quality", "real"]
 
 
 class Quality(NamedTuple):
