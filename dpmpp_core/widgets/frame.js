@@ -61,6 +61,7 @@ export function createFigure({ model, el, textOf }, spec) {
   el.append(whole);
 
   let stale = true, unpainted = true, inks, result, painted = 0;
+  let told; // the kernel's answer that was last taken: a new setting is not yet a new answer
   const timing = { run: 0, draw: 0, at: 0 };
   const runner = kernel ? null : createRunner({ module, answer }, textOf, found => {
     take(found);
@@ -71,7 +72,13 @@ export function createFigure({ model, el, textOf }, spec) {
   // Asked at once, and not with the next frame, which may be 16 ms away; but only once where several
   // settings change together.
   const rerun = () => {
-    if (!stale) queueMicrotask(() => { if (loop.state.visible && !document.hidden) ask(); });
+    if (!stale) {
+      queueMicrotask(() => {
+        if (!loop.state.visible || document.hidden) return;
+        ask();
+        if (unpainted) loop.now(); // the kernel's answer is there
+      });
+    }
     stale = true;
     loop.request();
   };
@@ -83,7 +90,7 @@ export function createFigure({ model, el, textOf }, spec) {
     stale = false;
     const s = Object.fromEntries(run.map(setting => [setting, get(setting)]));
     if (runner) runner.ask({ settings: s, data: own.dataOf(s) });
-    else if (get("result")) take(get("result"));
+    else if (get("result") && get("result") !== told) take(told = get("result"));
   }
 
   // An answer may be to the question before: it says which settings it was computed for.
