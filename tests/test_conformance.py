@@ -65,7 +65,10 @@ def port(
     x, before, h_before, states = [number(v) for v in case["x"]], None, None, []
     for k, (s, t) in enumerate(pairwise(sigmas)):
         x0 = [estimate(v, s, k, i) for i, v in enumerate(x)]
-        noise = [number(v) for v in case["noise"][k]]
+        row = {"noise before": max(k - 1, 0), "noise after": min(k + 1, len(sigmas) - 2)}.get(
+            bug, k
+        )
+        noise = [number(v) for v in case["noise"][row]]
         if t == 0:
             x = list(x0)
             if bug == "last noise" and eta > 0:
@@ -91,6 +94,8 @@ def port(
             before, h_before = [number(0)] * len(x), h
         if before is not None:
             r = h / h_before if bug == "r" else h_before / h
+            if bug in ("no ratio", "half the ratio"):
+                r = number(1) if bug == "no ratio" else (1 + r) / 2
             z = h if bug == "amplitude, drift of the ODE" else z
             weight = 1 - pull / z if heun else pull / 2
             sign = -1 if bug == "sign" else 1
@@ -98,8 +103,10 @@ def port(
                 v + sign * a * weight / r * (e - e_before)
                 for v, e, e_before in zip(x_next, x0, before, strict=True)
             ]
+        kept = x if bug == "state kept" else x0
         x = [v + spread * n for v, n in zip(x_next, noise, strict=True)]
-        before, h_before = x0, h
+        before = before if bug == "first kept" and before is not None else kept
+        h_before = h
         states.append(x)
     return states
 
@@ -245,6 +252,11 @@ PLANTED = {
     "ratio": "sigma_k / sigma_{k+1} in A",
     "solver": "midpoint and heun swapped",
     "s_noise": "s_noise left out",
+    "no ratio": "h_k / h_{k-1} left out of C",
+    "first kept": "the first estimate kept as history",
+    "state kept": "the state before as history",
+    "noise before": "the noise of another step",
+    "noise after": "the noise of another step",
     "first level": "a first level of 1 - 0.001",
     "careless": "1 - exp(-z) in place of -expm1(-z)",
 }
@@ -330,7 +342,63 @@ def test_the_coefficients_that_a_port_used_are_solved_for() -> None:
     assert states is not None
     (verdict,) = check({case.name: states}, wanted=[case])
     right, other = wrong.plan(case).rows[1].C * -1, wrong.plan(case).rows[1].C
-    assert f"the step used C = {other:.6g} where {right:.6g} is right;" in verdict.sentence
+    assert (
+        f"factors that would explain the step: C = {other:.6g} where {right:.6g} is right;"
+        in verdict.sentence
+    )
+
+
+def printed_for(tmp_path: Path, capsys: Any, bug: str, *options: str) -> dict[str, str]:
+    assert run(tmp_path, answers(bug), *options)[0] == 1
+    lines = capsys.readouterr().out.splitlines()
+    cases_told = {line.split()[1]: line for line in lines if line.startswith("FAIL")}
+    return {**cases_told, "last": lines[-1]}
+
+
+@pytest.mark.parametrize("bug", ["state kept", "first kept"])
+def test_no_wrong_factor_is_told_where_the_history_is_of_something_else(
+    bug: str, tmp_path: Path, capsys: Any
+) -> None:
+    told = printed_for(tmp_path, capsys, bug)
+    assert not [line for line in told.values() if "would explain the step" in line]
+    assert any("what is multiplied by C or D may be wrong" in line for line in told.values())
+
+
+def test_a_factor_off_by_more_than_rounding_is_not_taken_for_rounding(
+    tmp_path: Path, capsys: Any
+) -> None:
+    # In short steps this C alone could be rounding; the other cases say that it is not.
+    told = printed_for(tmp_path, capsys, "half the ratio")
+    assert "C = 2.66667e-09 where 4e-09 is right; no known mistake" in told["ve-short-steps"]
+    # As large an error of the state as rounding in C makes, but B twice as large.
+    states = answers()
+    place = NAMES.index("ve-short-steps")
+    first = states["cases"][place]["states"][0]
+    for i, estimate in enumerate(CASES[place]["denoised"][0]):
+        first[i] += 2e-9 * estimate
+    run(tmp_path, states, "--only", "ve-short-steps")
+    assert "B = 4e-09 where 2e-09 is right; no known mistake" in capsys.readouterr().out
+
+
+def test_a_vp_case_with_uneven_steps_shows_a_wrong_ratio(tmp_path: Path, capsys: Any) -> None:
+    for bug in ("r", "no ratio", "half the ratio"):
+        assert "vp-midpoint" in printed_for(tmp_path, capsys, bug)
+
+
+def test_the_last_line_counts_the_commonest_mistake(tmp_path: Path, capsys: Any) -> None:
+    mixed = answers("sign")
+    for case, other in zip(mixed["cases"], answers("noise before")["cases"], strict=True):
+        if case["name"].startswith("ve-comfyui"):
+            case["states"] = other["states"]
+    run(tmp_path, mixed)
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if line.startswith("FAIL")]
+    signs = sum("known mistake: wrong sign of C" in line for line in failed)
+    assert signs == len(failed) - 2
+    assert lines[-1] == f"in {signs} of {len(failed)} that fail: wrong sign of C"
+    assert printed_for(tmp_path, capsys, "half the ratio")["last"] == (
+        "no known mistake in more than one that fails"
+    )
 
 
 def test_a_mistake_that_nobody_has_made_before_is_still_located() -> None:

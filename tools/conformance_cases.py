@@ -134,6 +134,7 @@ def build() -> list[Case]:
     even = schedule.exponential(6, 0.05, 8.0).tolist()
     whole = schedule.flow(7, shift=3.0).tolist()
     noisy = [schedule.VP().sigma(-2.5 + 0.9 * k) for k in range(7)]
+    uneven = [level / math.hypot(1.0, level) for level in wide]
     short = [1.0, 1.0 - 1e-9, 1.0 - 3e-9, 1.0 - 4e-9]
     return [
         made("ve-gaussian", "gaussian", wide, 1.0, 1.0, "midpoint", 1),
@@ -144,7 +145,7 @@ def build() -> list[Case]:
         made("ve-part", "two_modes", [3.0, 2.1, 1.4, 0.9, 0.5], 0.5, 1.0, "heun", 6),
         made("ve-one-step", "two_modes", [14.6, 0.0], 1.0, 1.0, "midpoint", 7),
         made("ve-short-steps", "given", short, 1.0, 1.0, "heun", 8),
-        made("vp-midpoint", "two_modes", [*noisy, 0.0], 1.0, 1.0, "midpoint", 9),
+        made("vp-midpoint", "two_modes", uneven, 1.0, 1.0, "midpoint", 9),
         made("vp-heun", "gaussian", noisy, 0.5, 1.1, "heun", 10),
         made("flow-gaussian", "gaussian", whole, 1.0, 1.0, "midpoint", 11),
         made("flow-two-modes", "two_modes", whole, 1.0, 1.0, "midpoint", 12),

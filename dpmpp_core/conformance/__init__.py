@@ -6,7 +6,7 @@ step. A port runs them, writes its own states beside them as ``"states"``, and
 
 ``python -m dpmpp_core.conformance FILE`` compares: one line for each case, exit code 0 if all pass
 and 1 if not. The line of a case that fails names the step, what was expected, what came, the
-coefficients that the port must have used, and the known mistake that gives its numbers.
+coefficients that would explain the step, and the known mistake that gives its numbers.
 
 What the numbers are compared with is committed in ``cases.json``. Four of its cases are
 ComfyUI's own states; the others are this package's, and the tests hold them against 50 digits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,12 +77,20 @@ def _report(file: str | None, only: str, tolerance: Any) -> int:
     failed = [verdict.mistakes for verdict in verdicts if verdict.step is not None]
     print(f"{len(verdicts) - len(failed)} of {len(verdicts)} cases pass")
     if len(failed) > 1:
-        common = [name for name in failed[0] if all(name in names for names in failed)]
-        one = (
-            f"one mistake in all that fail: {common[0]}" if common else "no mistake that is in all"
-        )
-        print(one)
+        print(_commonest(failed))
     return 1 if failed else 0
+
+
+def _commonest(failed: Sequence[tuple[str, ...]]) -> str:
+    """The mistake that explains most of the cases that fail, from the names for each of them."""
+    counts = Counter(name for names in failed for name in names)
+    # Of two that explain as many, the one that was named first.
+    name, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if count == len(failed):
+        return f"one mistake in all that fail: {name}"
+    if count > 1:
+        return f"in {count} of {len(failed)} that fail: {name}"
+    return "no known mistake in more than one that fails"
 
 
 def _number(text: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .cases import Case, cases, tensor
-from .mistakes import FIRST_LEVEL, MISTAKES, plan_of
+from .mistakes import FIRST_LEVEL, MISTAKES, Mistake, plan_of
 
 __all__ = ["Verdict", "check", "read_answers"]
 
@@ -141,12 +141,21 @@ def check(
     for names in found.values():
         for name in names:
             count[name] = count.get(name, 0) + 1
+    # Errors of a size are weak evidence: where most that fail deny it, another mistake has it too.
+    failed = sum(
+        float(_apart(answers[case.name], tensor(case.expected)).max()) > tolerance
+        for case in wanted
+    )
+    denied = {m.name for m in MISTAKES if m.inexact and 2 * count.get(m.name, 0) < failed}
     return [
         _verdict(
             case,
             answers[case.name],
             tolerance,
-            sorted(found[case.name], key=lambda name: -count[name]),
+            sorted(
+                (name for name in found[case.name] if name not in denied),
+                key=lambda name: -count[name],
+            ),
         )
         for case in wanted
     ]
@@ -159,9 +168,11 @@ def _apart(states: Tensor, others: Tensor) -> Tensor:
 
 def _explanations(case: Case, states: Tensor, tolerance: float) -> list[str]:
     """The mistakes that give these states; none where they are right."""
-    right = float(_apart(states, tensor(case.expected)).max())
+    apart = _apart(states, tensor(case.expected))
+    right = float(apart.max())
     if right <= tolerance:
         return []
+    k = int((apart > tolerance).nonzero()[0])
     exact, alike = [], []
     for mistake in MISTAKES:
         made = mistake.states(case)
@@ -169,8 +180,9 @@ def _explanations(case: Case, states: Tensor, tolerance: float) -> list[str]:
             continue
         if mistake.inexact is not None:
             error = float(_apart(made, tensor(case.expected)).max())
-            low, high = mistake.inexact
-            if low * error <= right <= high * error and right < 1e-3:
+            low, high, _ = mistake.inexact
+            near = low * error <= right <= high * error and right < 1e-3
+            if near and _is_rounding(case, states, k, mistake):
                 alike.append(mistake.name)
         # Within tolerance, or nearer by far than what is right: a port in float32 is not exact.
         elif float(_apart(states, made).max()) <= max(tolerance, 1e-4 * min(right, 1.0)):
@@ -203,8 +215,26 @@ def _verdict(case: Case, states: Tensor, tolerance: float, mistakes: list[str]) 
     return Verdict(case, largest, k, tuple(mistakes), "; ".join(parts))
 
 
-def _coefficients_used(case: Case, states: Tensor, k: int) -> str:
-    """Which coefficients of step k the port had, solved for from its states before and after."""
+@dataclass(frozen=True)
+class _Solved:
+    """The factors of a step, solved for from a port's states before and after it.
+
+    ``size`` is the largest sum of the terms' absolute values with the right factors, or 1.
+    ``error`` is the largest difference of the port's new state from the one that the right factors
+    give, and ``left_over`` from the one that the solved factors give. ``gain`` is how far each
+    factor can move for an error of length 1 in the new state.
+    """
+
+    right: dict[str, float]
+    used: dict[str, float]
+    gain: dict[str, float]
+    size: float
+    error: float
+    left_over: float
+
+
+def _solve(case: Case, states: Tensor, k: int) -> _Solved | None:
+    """None where the factors cannot be told apart: the estimate is a multiple of the state."""
     plan, start = plan_of(case), torch.cat([tensor(case.x)[None], states])
     estimates = [case.estimate(start[j][None], plan.levels[j], j)[0] for j in range(k + 1)]
     columns = {"A": start[k], "B": estimates[k], "D": plan.noise[k, 0]}
@@ -213,16 +243,64 @@ def _coefficients_used(case: Case, states: Tensor, k: int) -> str:
     matrix = torch.stack(list(columns.values()), dim=1)
     scale = matrix.norm(dim=0).clamp(min=1e-300)
     if float(torch.linalg.cond(matrix / scale)) > 1e6:
-        return ""  # the estimate is a multiple of the state, or the like
-    solved = torch.linalg.lstsq(matrix / scale, states[k]).solution
-    left_over = float((matrix / scale @ solved - states[k]).abs().max())
-    if left_over > 1e-6 * float(states[k].abs().max().clamp(min=1.0)):
+        return None
+    inverse = torch.linalg.pinv(matrix / scale) / scale[:, None]
+    right = tensor([getattr(plan.rows[k], name) for name in columns])
+    # The right factors are taken off first: what is left keeps its digits in a short step.
+    off = states[k] - matrix @ right
+    moved = inverse @ off
+
+    def named(values: Tensor) -> dict[str, float]:
+        return dict(zip(columns, values.tolist(), strict=True))
+
+    return _Solved(
+        right=named(right),
+        used=named(right + moved),
+        gain=named(inverse.norm(dim=1)),
+        size=float((matrix.abs() @ right.abs()).max().clamp(min=1.0)),
+        error=float(off.abs().max()),
+        left_over=float((off - matrix @ moved).abs().max()),
+    )
+
+
+def _is_rounding(case: Case, states: Tensor, k: int, mistake: Mistake) -> bool:
+    """Whether the factors of step k, too, are off by no more than an inexact mistake allows."""
+    solved = _solve(case, states, k)
+    if solved is None or mistake.inexact is None:
+        return True
+    _, high, unit = mistake.inexact
+    rounding = 16.0 * unit * solved.size
+    if solved.left_over > rounding:
+        return False
+    pairs = list(zip(mistake.plan(case).rows, plan_of(case).rows, strict=True))
+    for name, value in solved.used.items():
+        made = max(abs(getattr(row, name) - getattr(right, name)) for row, right in pairs)
+        if abs(value - solved.right[name]) > high * made + rounding * solved.gain[name]:
+            return False
+    return True
+
+
+def _coefficients_used(case: Case, states: Tensor, k: int) -> str:
+    """Which coefficients of step k would explain the port's states before and after it."""
+    solved = _solve(case, states, k)
+    if solved is None:
+        return ""
+    size = float(states[k].abs().max().clamp(min=1.0))
+    if solved.left_over > 1e-6 * size:
         return "the new state is no sum of x, x0, x0 - x0_before and this step's noise"
-    used = dict(zip(columns, (solved / scale).tolist(), strict=True))
-    rights = plan.rows[k]._asdict()
+    if solved.left_over > 1e-3 * solved.error:
+        return ""  # too small to be told from the rounding of the states
+    used, right = solved.used, solved.right
     wrong = [
-        f"{name} = {used[name]:.6g} where {rights[name]:.6g} is right"
+        name
         for name in sorted(used)
-        if abs(used[name] - rights[name]) > 1e-6 * max(abs(rights[name]), 1e-3)
+        if abs(used[name] - right[name]) > 1e-6 * max(abs(right[name]), 1e-3)
     ]
-    return "the step used " + ", ".join(wrong) if wrong else ""
+    moved = {name: used[name] - right[name] for name in used}
+    if {"B", "C"} <= set(wrong) and (
+        # The factor of x0 itself, B + C, is right: it is that of x0_before that is not.
+        "A" in wrong or abs(moved["B"] + moved["C"]) < 1e-3 * abs(moved["C"])
+    ):
+        return "no factors explain the step well: what is multiplied by C or D may be wrong"
+    listed = [f"{name} = {used[name]:.6g} where {right[name]:.6g} is right" for name in wrong]
+    return "factors that would explain the step: " + ", ".join(listed) if listed else ""

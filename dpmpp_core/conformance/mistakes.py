@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,13 +26,16 @@ class Plan:
     """What a run is made of, right or wrong: what the model is told, the rows, the noise.
 
     ``levels`` and ``rows`` are N each, ``noise`` has shape ``(N, 1, d)``; ``before`` stands for
-    the estimate before the first and is None where there is none.
+    the estimate before the first and is None where there is none. ``keeps`` says what a step
+    subtracts in its history: the estimate of the step before, of the first step, or the state
+    before.
     """
 
     levels: tuple[float, ...]
     rows: tuple[Coefficients, ...]
     noise: Tensor
     before: Tensor | None = None
+    keeps: Literal["estimate", "first estimate", "state"] = "estimate"
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ class Mistake:
     """A known mistake: its name, what is right instead, and the plan of a run that makes it.
 
     The numbers of an ``inexact`` one depend on the order of a port's operations. It is recognised
-    by the size of its errors: how small, and how large, they may be over those of the plan.
+    by the size of its errors: how small, and how large, they may be over those of the plan, and the
+    unit roundoff of what is in this precision.
     """
 
     name: str
     right: str
     plan: Callable[[Case], Plan]
-    inexact: tuple[float, float] | None = None
+    inexact: tuple[float, float, float] | None = None
 
     def states(self, case: Case) -> Tensor | None:
         """The states after every step with this mistake; None where they are not finite."""
@@ -103,8 +107,10 @@ def _walk(case: Case, plan: Plan) -> Tensor:
     x, previous, states = tensor(case.x)[None], plan.before, []
     for k, row in enumerate(plan.rows):
         estimate = case.estimate(x, plan.levels[k], k)
-        x = step(row, x, estimate, previous, plan.noise[k]).x_next
-        previous = estimate
+        x_next = step(row, x, estimate, previous, plan.noise[k]).x_next
+        if plan.keeps != "first estimate" or previous is None:
+            previous = x if plan.keeps == "state" else estimate
+        x = x_next
         states.append(x)
     return torch.cat(states)
 
@@ -202,10 +208,18 @@ def _told_the_next_level(case: Case) -> Plan:
     return replace(plan_of(case), levels=case.sigmas[1:])
 
 
-def _noise_moved(by: int) -> Callable[[Case], Plan]:
+def _history_of(keeps: Literal["first estimate", "state"]) -> Callable[[Case], Plan]:
+    return lambda case: replace(plan_of(case), keeps=keeps)
+
+
+def _noise_moved(by: int, round_the_end: bool) -> Callable[[Case], Plan]:
+    """Row k - by at step k; a row that is not there is the one from the other end, or the last."""
+
     def plan(case: Case) -> Plan:
         right = plan_of(case)
-        return replace(right, noise=right.noise.roll(by, dims=0))
+        row = torch.arange(case.steps) - by
+        row = row % case.steps if round_the_end else row.clamp(0, case.steps - 1)
+        return replace(right, noise=right.noise[row])
 
     return plan
 
@@ -251,6 +265,11 @@ MISTAKES: tuple[Mistake, ...] = (
         "r inverted",
         "C has the factor h_k / h_{k-1}",
         _each(lambda place, row: place.row(growth=1.0 / place.growth if place.growth else 0.0)),
+    ),
+    Mistake(
+        "h_k / h_{k-1} left out of C",
+        "C has the factor h_k / h_{k-1}",
+        _each(lambda place, row: place.row(growth=1.0 if place.growth else 0.0)),
     ),
     *(
         Mistake(_AMPLITUDE, _RATE, _each(change))
@@ -299,6 +318,16 @@ MISTAKES: tuple[Mistake, ...] = (
         "history left out",
         "C is not 0 after the first step, and x0_{k-1} is the estimate of the step before",
         _each(lambda place, row: row._replace(C=0.0)),
+    ),
+    Mistake(
+        "the first estimate kept as history",
+        "x0_{k-1} is the estimate of the step before: keep it anew after every step",
+        _history_of("first estimate"),
+    ),
+    Mistake(
+        "the state before as history",
+        "the history term is C (x0_k - x0_{k-1}), of two estimates",
+        _history_of("state"),
     ),
     Mistake(
         "midpoint and heun swapped",
@@ -386,20 +415,21 @@ MISTAKES: tuple[Mistake, ...] = (
         Mistake(
             "the noise of another step",
             "row k of noise belongs to the step from sigmas[k] to sigmas[k + 1]",
-            _noise_moved(by),
+            _noise_moved(by, round_the_end),
         )
         for by in (1, -1)
+        for round_the_end in (True, False)
     ),
     Mistake(
         "1 - exp(-z) in place of -expm1(-z)",
         "in a short step the difference loses its digits; use expm1",
         _each(_one_minus_exp),
-        inexact=(0.03, 100.0),
+        inexact=(0.5, 100.0, 2.0**-53),
     ),
     Mistake(
         "float32 coefficients or states",
         "compute A, B, C and D in float64; for states in float32 use --tolerance 1e-5",
         _in_float32,
-        inexact=(1.0 / 300.0, 30.0),
+        inexact=(1.0 / 300.0, 30.0, 2.0**-24),
     ),
 )
