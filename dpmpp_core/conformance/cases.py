@@ -29,7 +29,7 @@ class Case:
     The estimate is element by element, with :math:`s = \alpha^2 / 4 + \sigma^2`:
 
     ===============  ======================================================================
-    denoiser         :math:`\hat x_0`
+    denoiser         estimate :math:`\hat x_0`
     ===============  ======================================================================
     ``"gaussian"``   :math:`\alpha x / (\alpha^2 + \sigma^2)`: the exact one of N(0, 1)
     ``"two_modes"``  :math:`(\alpha x / 4 + \sigma^2 \tanh(\alpha x / s)) / s`: of N(-1, 1/4)
