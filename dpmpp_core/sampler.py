@@ -261,6 +261,7 @@ def sample(
     Raises:
         ValueError: also for ``fused=True`` where that is not so.
     """
+    _check_fused(fused)
     plan = _plan(
         model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
     )
@@ -298,6 +299,7 @@ def prepare(
     Raises:
         ValueError: as :func:`sample`.
     """
+    _check_fused(fused)
     plan = _plan(
         model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, None
     )
@@ -531,9 +533,12 @@ class _FusedSteps:
         return new
 
 
-def _fused_steps(plan: _Plan, x: Tensor, fused: bool | None) -> _FusedSteps | None:
+def _check_fused(fused: Any) -> None:
     if fused not in (None, True, False):
         raise ValueError(f"fused must be None, True or False, got {fused!r}")
+
+
+def _fused_steps(plan: _Plan, x: Tensor, fused: bool | None) -> _FusedSteps | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if fused is False or (fused is None and not x.is_cuda):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scripts
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from dpmpp_core.widgets import LiveFigure
@@ -132,17 +132,12 @@ PAGE = """<!doctype html>
 
 def write_page(folder: Path, first: LiveFigure, second: LiveFigure) -> Path:
     """Two figures far apart on a page as the Sphinx extension makes it; returns the folder."""
-    path = ROOT / "sphinx_ext" / "live_figures.py"
-    spec = importlib.util.spec_from_file_location("live_figures", path)
-    assert spec is not None
-    assert spec.loader is not None
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
+    extension = scripts.load("sphinx_ext/live_figures.py")
     extension.write_files(folder / "live")
     shutil.copyfile(ROOT / "assets" / "book.css", folder / "book.css")
-    scripts = extension.page_scripts([first.module, second.module])
+    needed = extension.page_scripts([first.module, second.module])
     page = PAGE.format(
-        scripts="\n".join(f'<script defer src="live/{name}"></script>' for name in scripts),
+        scripts="\n".join(f'<script defer src="live/{name}"></script>' for name in needed),
         first=first.page_html(),
         second=second.page_html(),
     )

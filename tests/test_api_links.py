@@ -1,23 +1,14 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+import scripts
 
 
 @pytest.fixture(scope="module")
 def api_links() -> ModuleType:
-    path = ROOT / "sphinx_ext" / "api_links.py"
-    spec = importlib.util.spec_from_file_location("api_links", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("sphinx_ext/api_links.py")
 
 
 @pytest.mark.parametrize(

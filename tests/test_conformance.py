@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+import scripts
 from browser import run_js
 from conftest import golden_cases
 from hypothesis import given
@@ -163,11 +163,7 @@ def test_four_cases_are_states_that_comfyui_returned(name: str) -> None:
 
 
 def test_the_committed_file_is_what_the_tool_writes(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("tool", ROOT / "tools" / "conformance_cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = scripts.load("tools/conformance_cases.py")
     ours, made = json.loads(text()), json.loads(tool.as_text(tool.build()))
     assert made["about"] == ours["about"]
     for case, again in zip(ours["cases"], made["cases"], strict=True):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +11,7 @@ from typing import Any
 
 import mpmath
 import pytest
+import scripts
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,13 +27,7 @@ SMALL = Sizes(width=8, middle=6, blocks=2, embedding=4, frequencies=3)
 
 @pytest.fixture(scope="module")
 def training() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("training_digits", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("training/digits.py")
 
 
 @pytest.fixture(scope="module")

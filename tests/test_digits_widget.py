@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import math
 import random
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scripts
 import torch
-from browser import ROOT, WIDGETS, Open, in_browser, run_js, settle
+from browser import WIDGETS, Open, in_browser, run_js, settle
 from playwright.sync_api import Page
 from sklearn.neighbors import KNeighborsClassifier
 from traitlets import TraitError
@@ -229,11 +229,7 @@ def test_the_page_makes_the_pictures_that_torch_makes() -> None:
 
 
 def test_a_page_with_the_figure_carries_at_most_300_kb(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = scripts.load("benchmarks/page.py")
     weights = benchmark.weights(benchmark.build(tmp_path, [DigitsExplorer]), [DigitsExplorer])
     print(f"compressed: {sum(weights.values()) / 1000:.1f} kB")
     assert sum(weights.values()) <= 300_000

@@ -749,6 +749,12 @@ def test_a_prepared_run_refuses_a_state_of_another_form() -> None:
             run(other)
 
 
+@pytest.mark.parametrize("run", [sample, prepare])
+def test_a_wrong_fused_is_refused_even_where_there_is_no_step(run: Any) -> None:
+    with pytest.raises(ValueError, match="fused must be None, True or False, got 'yes'"):
+        run(unit_gaussian, state(2, 3), [1.0], fused="yes")
+
+
 def test_a_prepared_run_without_steps_returns_its_state() -> None:
     x = state(2, 3)
     assert prepare(unit_gaussian, x, [1.0])(x) is x

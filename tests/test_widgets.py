@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scripts
 import torch
 from browser import Open, in_browser, settle, with_kernel
 from PIL import Image
@@ -612,12 +612,7 @@ def test_the_closest_levels_that_the_ranges_allow_can_be_computed(visit: Open) -
 @pytest.fixture(scope="module")
 def benchmark() -> Any:
     """benchmarks/page.py, which builds pages and weighs them."""
-    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("benchmarks/page.py")
 
 
 def test_a_page_with_the_three_figures_of_the_first_chapters_carries_at_most_100_kb(

@@ -273,8 +273,8 @@ class PhiloxBridge:
 
         self._state, self._device, self._dtype = x.shape, x.device, x.dtype
         self._move = _mover(backend, x.device)
-        # All that the device has to know travels here: the steps of the mesh do not wait for it.
         self._at: int | None = None
+        # All that the device has to know travels here: the steps of the mesh do not wait for it.
         self._seeds = torch.empty(len(x), dtype=torch.int64, device=x.device)
         self.reseed(seed)
         quads = -(-math.prod(x.shape[1:]) // 4)
