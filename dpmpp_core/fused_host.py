@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from numba import njit
+from numba import carray, njit, types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from .coefficients import Coefficients
@@ -22,29 +24,50 @@ from .noise.compiled import in_parts
 
 __all__ = ["DTYPES", "advance"]
 
-DTYPES = (torch.float32, torch.float64)
+_ONE = {torch.float32: np.float32(1.0), torch.float64: np.float64(1.0)}
+
+DTYPES = tuple(_ONE)
 """What :func:`advance` takes; half precision is left to torch."""
 
 LEAST = 1 << 18
 """Elements for which a thread of their own pays."""
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(context: Any, address: Any, one: Any) -> Any:
+    """The address of numbers of the type of ``one``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(one)(address, one), generate
+
+
+# Addresses, because five arrays of numpy around tensors cost more than a small step.
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})  # type: ignore[untyped-decorator]
-def _advance(out: Any, x: Any, denoised: Any, previous: Any, xi: Any, row: Any) -> Any:
-    """Fills ``out``; returns whether a number of it is not finite."""
+def _advance(
+    out_at: Any, x_at: Any, denoised_at: Any, previous_at: Any, xi_at: Any,
+    a: Any, b: Any, c: Any, d: Any, count: Any, one: Any,
+) -> Any:  # fmt: skip
+    """Fills ``count`` numbers of ``out``; returns whether one of them is not finite."""
+    out = carray(_pointer(out_at, one), count)
+    x = carray(_pointer(x_at, one), count)
+    denoised = carray(_pointer(denoised_at, one), count)
+    previous = carray(_pointer(previous_at, one), count)
+    xi = carray(_pointer(xi_at, one), count)
     kind = out.dtype.type
-    a, b, c, d = kind(row[0]), kind(row[1]), kind(row[2]), kind(row[3])
+    a, b, c, d = kind(a), kind(b), kind(c), kind(d)
     lost = False
     # A tensor whose factor is 0 is not read: where there is none, x stands in its place.
-    if row[2] == 0.0 and row[3] == 0.0:
+    if c == 0.0 and d == 0.0:
         for i in range(out.size):
             out[i] = a * x[i] + b * denoised[i]
             lost |= out[i] - out[i] != 0.0
-    elif row[3] == 0.0:
+    elif d == 0.0:
         for i in range(out.size):
             out[i] = a * x[i] + b * denoised[i] + c * (denoised[i] - previous[i])
             lost |= out[i] - out[i] != 0.0
-    elif row[2] == 0.0:
+    elif c == 0.0:
         for i in range(out.size):
             out[i] = a * x[i] + b * denoised[i] + d * xi[i]
             lost |= out[i] - out[i] != 0.0
@@ -72,17 +95,18 @@ def advance(
         xi: the unit normal; may be None where D = 0.
     """
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    given = (out, x, denoised, x if previous is None else previous, x if xi is None else xi)
-    arrays = [t.detach().contiguous().numpy().reshape(-1) for t in given]
-    if x.numel() < 2 * LEAST:
-        lost = _advance(*arrays, coefficients)
-    else:
-        lost = any(
-            in_parts(
-                lambda begin, end: _advance(*(a[begin:end] for a in arrays), coefficients),
-                x.numel(),
-                LEAST,
-            )
-        )
+    # The list keeps what had to be copied alive while the addresses are in use.
+    given = [t.contiguous() for t in (x, denoised, x if previous is None else previous)]
+    given += [given[0] if xi is None else xi.contiguous()]
+    at = [t.data_ptr() for t in (out, *given)]
+    one, count, size = _ONE[x.dtype], x.numel(), x.element_size()
+
+    def part(begin: int, end: int) -> bool:
+        there = (address + begin * size for address in at)
+        found: bool = _advance(*there, *coefficients, end - begin, one)
+        return found
+
+    small = count < 2 * LEAST
+    lost = part(0, count) if small else any(in_parts(part, count, LEAST))
     # The new state lies in memory as the old one does.
     return out if x.is_contiguous() else torch.empty_like(x).copy_(out), not lost

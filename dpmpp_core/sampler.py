@@ -231,7 +231,27 @@ def trajectory(
     plan = _plan(
         model, x, sigmas, eta, s_noise, solver_type, process, noise_sampler, extra_args, callback
     )
-    return _loop(model, x, plan, callback)
+    return _transitions(model, x, plan, callback)
+
+
+@torch.no_grad()
+def _transitions(
+    model: Model, x: Tensor, plan: _Plan | None, callback: Callback | None
+) -> Iterator[Transition]:
+    if plan is None:
+        return
+    for k, x_k, denoised, previous, xi, x_next in _loop(model, x, plan, callback):
+        yield Transition(
+            k=k,
+            sigma=plan.sigma[k],
+            sigma_next=plan.sigma[k + 1],
+            coefficients=plan.rows[k],
+            x=x_k,
+            denoised=denoised,
+            previous=previous,
+            xi=xi,
+            x_next=x_next,
+        )
 
 
 def sample(
@@ -312,8 +332,11 @@ def prepare(
                 f"x must have shape {tuple(form[0])}, {form[1]} and device {form[2]}, the ones "
                 f"prepared for, got {tuple(x.shape)}, {x.dtype} and {x.device}"
             )
-        for transition in _loop(model, x, plan, None, steps, look=False):
-            x = transition.x_next
+        if plan is None:
+            return x
+        with torch.no_grad():
+            for taken in _loop(model, x, plan, None, steps, look=False):
+                x = taken[-1]
         return x
 
     return run
@@ -323,14 +346,15 @@ def prepare(
 class _Plan:
     """A run that has been checked: the coefficients of its steps, its levels, its noise.
 
-    ``told`` are the levels as the model gets them, of shape ``(N + 1, B)`` on the state's device:
-    everything that the device needs to know of the schedule travels before the first step.
+    ``told[k]`` is level k as the model gets it, of shape ``(B,)`` on the state's device: everything
+    that the device needs to know of the schedule travels before the first step. ``levels[k]`` is
+    the same as a 0-d tensor on the host.
     """
 
     rows: tuple[Coefficients, ...]
     sigma: tuple[float, ...]
-    levels: Tensor
-    told: Tensor
+    levels: tuple[Tensor, ...]
+    told: tuple[Tensor, ...]
     noise_sampler: NoiseSampler
     extra_args: Mapping[str, Any]
 
@@ -373,7 +397,7 @@ def _plan(
     levels = torch.tensor(mesh.sigma, dtype=dtype, device="cpu")
     told = torch.tensor(mesh.sigma, dtype=x.dtype, device="cpu")[:, None].repeat(1, len(x))
     told = told.to(x.device, non_blocking=True)
-    return _Plan(rows, mesh.sigma, levels, told, noise_sampler, extra_args)
+    return _Plan(rows, mesh.sigma, levels.unbind(), told.unbind(), noise_sampler, extra_args)
 
 
 @lru_cache(maxsize=64)
@@ -430,18 +454,19 @@ def check_state(x: Any) -> None:
         raise ValueError(f"x must hold finite values, got {found[1]}")
 
 
-@torch.no_grad()
+# k, x, denoised, previous, xi and x_next of a step: a Transition costs a tenth of a small step.
+_Taken = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None, Tensor]
+
+
 def _loop(
     model: Model,
     x: Tensor,
-    plan: _Plan | None,
+    plan: _Plan,
     callback: Callback | None,
     fused: _FusedSteps | None = None,
     look: bool = True,
-) -> Iterator[Transition]:
-    """The steps. ``look``: whether to see that the new states are finite."""
-    if plan is None:
-        return
+) -> Iterator[_Taken]:
+    """The steps, to be run without gradients. ``look``: whether to see that states are finite."""
     x = x.detach()
     previous: Tensor | None = None
     unseen: list[tuple[Tensor, Tensor]] = []
@@ -466,17 +491,7 @@ def _loop(
                 finite is None and _first_not_finite([_extremes(x_next)]) is not None
             ):
                 raise _not_finite(denoised, xi, x, k, plan.sigma[k])
-        yield Transition(
-            k=k,
-            sigma=plan.sigma[k],
-            sigma_next=plan.sigma[k + 1],
-            coefficients=coefficients,
-            x=x,
-            denoised=denoised,
-            previous=previous,
-            xi=xi,
-            x_next=x_next,
-        )
+        yield k, x, denoised, previous, xi, x_next
         x, previous = x_next, denoised
     if not look:
         return
@@ -503,8 +518,9 @@ def _last(
     if plan is None:
         return x
     run = _loop(model, x, plan, callback, _fused_steps(plan, x, fused))
-    for transition in tqdm(run, total=len(plan.rows), disable=disable):
-        x = transition.x_next
+    with torch.no_grad():
+        for taken in tqdm(run, total=len(plan.rows), disable=disable):
+            x = taken[-1]
     return x
 
 
