@@ -161,6 +161,29 @@ def test_a_denoiser_of_ones_own_takes_the_place_of_the_targets(kind: Any) -> Non
     assert figure.trouble == ""
 
 
+@pytest.mark.parametrize("kind", IN_THE_PLANE)
+def test_a_figure_computes_on_one_thread_and_a_denoiser_of_ones_own_on_all(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, compute, before = [], kind.compute, torch.get_num_threads()
+
+    def watched(figure: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return compute(figure)
+
+    monkeypatch.setattr(kind, "compute", watched)
+    torch.set_num_threads(3)
+    try:
+        figure = shown(kind)
+        figure.denoiser = figure.mixture.model()
+        figure.denoiser = refuse
+        figure.denoiser = None
+        assert seen == [1, 3, 3, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def refuse(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     raise KeyError("no weights\nfor this")
 

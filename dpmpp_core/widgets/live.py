@@ -218,12 +218,19 @@ class LiveFigure(anywidget.AnyWidget):
         self._answered = self._question()
         state = self.page_state()
         settings = {name: state[name] for name in state if self.trait_metadata(name, "run")}
+        # What a figure computes is small: more threads would wait for each other, and for the
+        # browser, longer than they work. A denoiser of the reader's own may be large.
+        threads = torch.get_num_threads()
+        if getattr(self, "denoiser", None) is None:
+            torch.set_num_threads(1)
         try:
             answer = self.compute()
         except Exception as error:
             # A slider moved, so there is no cell under which this could be seen.
             self.trouble = f"Nothing new was computed: {_sentence(error)}"
             return
+        finally:
+            torch.set_num_threads(threads)
         # The number tells the view that an answer is new even where all its bytes are the same.
         self._computed += 1
         self.result = {**answer, "settings": settings, "number": self._computed}
