@@ -10,6 +10,9 @@ coefficients that would explain the step, and the known mistake that gives its n
 
 What the numbers are compared with is committed in ``cases.json``. Four of its cases are
 ComfyUI's own states; the others are this package's, and the tests hold them against 50 digits.
+
+``noise.json``, which ``--noise`` prints, has the numbers of :class:`~dpmpp_core.PhiloxBridge` from
+the random words to the normals of a run, for a port that is to have the same seeds.
 """
 
 from .cases import Case, cases

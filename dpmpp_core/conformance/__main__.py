@@ -28,12 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cases", nargs="?", const="-", metavar="OUT", help="print the cases, or write them to OUT"
     )
+    parser.add_argument(
+        "--noise",
+        nargs="?",
+        const="-",
+        metavar="OUT",
+        help="the same for the numbers of the bridge",
+    )
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 've-*'")
     parser.add_argument("--tolerance", default=1e-10, metavar="T", help="1e-10 if not given")
     given = parser.parse_args(arguments)
     try:
-        if given.cases is not None:
-            _hand_out(given.cases)
+        handed_out = False
+        for name, to in (("cases.json", given.cases), ("noise.json", given.noise)):
+            if to is not None:
+                _hand_out(text(name), to)
+                handed_out = True
+        if handed_out:
             return 0
         return _report(given.file, given.only, given.tolerance)
     except ValueError as error:
@@ -41,17 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _hand_out(to: str) -> None:
+def _hand_out(content: str, to: str) -> None:
     if to != "-":
         try:
-            Path(to).write_text(text(), encoding="utf-8")
+            Path(to).write_text(content, encoding="utf-8")
         except OSError as error:
             raise ValueError(
                 f"{to!r} must be a file that can be written: {error.strerror}"
             ) from None
         return
     try:
-        sys.stdout.write(text())
+        sys.stdout.write(content)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,7 +70,7 @@ def _hand_out(to: str) -> None:
 
 def _report(file: str | None, only: str, tolerance: Any) -> int:
     if file is None:
-        raise ValueError("FILE or --cases must be given")
+        raise ValueError("FILE, --cases or --noise must be given")
     limit = positive("tolerance", _number(tolerance))
     wanted = [case for case in cases() if fnmatchcase(case.name, only)]
     if not wanted:

@@ -15,18 +15,19 @@ from torch import Tensor
 from ..coefficients import SolverType
 from ..mesh import Mesh
 from ..sampler import trajectory
-from ..schedule import Process, as_process
+from ..schedule import Flow, Process, as_process
 
 __all__ = ["Case", "cases", "tensor", "text"]
 
 Row = tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     r"""One run with everything that it depends on given as numbers; N steps of d elements.
 
-    The estimate is element by element, with :math:`s = \alpha^2 / 4 + \sigma^2`:
+    The estimate, element by element but for ``"joint"``, with
+    :math:`s = \alpha^2 / 4 + \sigma^2`:
 
     ===============  ======================================================================
     denoiser         estimate :math:`\hat x_0`
@@ -34,12 +35,18 @@ class Case:
     ``"gaussian"``   :math:`\alpha x / (\alpha^2 + \sigma^2)`: the exact one of N(0, 1)
     ``"two_modes"``  :math:`(\alpha x / 4 + \sigma^2 \tanh(\alpha x / s)) / s`: of N(-1, 1/4)
                      and N(1, 1/4) in equal parts (1/4 is the variance)
+    ``"joint"``      :math:`(\alpha x / 4 + \sigma^2 \tanh(\alpha S / s)) / s` with S the sum
+                     of the sample's elements: of N(-m, I/4) and N(m, I/4), m = (1, ..., 1)
     ``"given"``      row k of ``denoised``, whatever the state
     ===============  ======================================================================
     """
 
     name: str
     process: str
+    shift: float = 1.0
+    """The time shift of a flow model, which its first level depends on; 1 for the others."""
+    batch: int = 1
+    """The d elements are this many samples, one after the other."""
     denoiser: str
     sigmas: Row
     """N + 1 levels."""
@@ -60,20 +67,28 @@ class Case:
         """The number of steps N."""
         return len(self.sigmas) - 1
 
+    @property
+    def noising(self) -> Process:
+        """The process, with a flow's shift."""
+        return Flow(self.shift) if self.process == "flow" else as_process(self.process)
+
     def mesh(self) -> Mesh:
         """The levels as a mesh; a flow's first level of 1 is replaced."""
-        return Mesh.from_sigmas(self.sigmas, self.process)
+        return Mesh.from_sigmas(self.sigmas, self.noising)
 
     def estimate(self, x: Tensor, sigma: float, k: int) -> Tensor:
         """The denoiser's answer to x of shape ``(1, d)``, float64, at step k."""
         if self.denoiser == "given":
             return tensor(self.denoised[k])[None]
-        process: Process = as_process(self.process)
-        alpha = process.alpha(sigma)
+        alpha = self.noising.alpha(sigma)
         if self.denoiser == "gaussian":
             return alpha * x / (alpha**2 + sigma**2)
         s = 0.25 * alpha**2 + sigma**2
-        return (0.25 * alpha * x + sigma**2 * torch.tanh(alpha * x / s)) / s
+        summed = x
+        if self.denoiser == "joint":
+            samples = x.reshape(self.batch, -1)
+            summed = samples.sum(dim=1, keepdim=True).expand_as(samples).reshape(x.shape)
+        return (0.25 * alpha * x + sigma**2 * torch.tanh(alpha * summed / s)) / s
 
     def states(self) -> Tensor:
         """The states after every step, shape ``(N, d)``, by :func:`dpmpp_core.trajectory`."""
@@ -87,7 +102,7 @@ class Case:
             eta=self.eta,
             s_noise=self.s_noise,
             solver_type=self.solver_type,
-            process=self.process,
+            process=self.noising,
             noise_sampler=lambda sigma, sigma_next: xi[float(sigma_next)],
         )
         return torch.cat([transition.x_next for transition in run])
@@ -108,9 +123,9 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
-def text() -> str:
-    """The committed file."""
-    return (files(__package__) / "cases.json").read_text(encoding="utf-8")
+def text(name: str = "cases.json") -> str:
+    """The committed file of that name: cases.json, or noise.json."""
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def tensor(values: Sequence[Any]) -> Tensor:

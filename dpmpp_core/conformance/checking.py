@@ -141,11 +141,15 @@ def check(
     for names in found.values():
         for name in names:
             count[name] = count.get(name, 0) + 1
-    # Errors of a size are weak evidence: where most that fail deny it, another mistake has it too.
-    failed = sum(
-        float(_apart(answers[case.name], tensor(case.expected)).max()) > tolerance
+    # Of two that explain as many, the one that would show in fewer of the cases that pass.
+    passing = [
+        case
         for case in wanted
-    )
+        if float(_apart(answers[case.name], tensor(case.expected)).max()) <= tolerance
+    ]
+    unseen = {name: _would_show(name, passing, tolerance) for name in count}
+    # Errors of a size are weak evidence: where most that fail deny it, another mistake has it too.
+    failed = len(wanted) - len(passing)
     denied = {m.name for m in MISTAKES if m.inexact and 2 * count.get(m.name, 0) < failed}
     return [
         _verdict(
@@ -154,11 +158,20 @@ def check(
             tolerance,
             sorted(
                 (name for name in found[case.name] if name not in denied),
-                key=lambda name: -count[name],
+                key=lambda name: (-count[name], unseen[name]),
             ),
         )
         for case in wanted
     ]
+
+
+def _would_show(name: str, passing: Sequence[Case], tolerance: float) -> int:
+    """In how many of these cases, which pass, every mistake of that name would fail."""
+    made = [[m.states(case) for m in MISTAKES if m.name == name] for case in passing]
+    return sum(
+        all(s is None or float(_apart(s, tensor(case.expected)).max()) > tolerance for s in states)
+        for case, states in zip(passing, made, strict=True)
+    )
 
 
 def _apart(states: Tensor, others: Tensor) -> Tensor:

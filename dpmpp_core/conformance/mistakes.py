@@ -200,6 +200,10 @@ def _first_level(below_one: float) -> Callable[[Case], Plan]:
     return plan
 
 
+def _first_level_of_no_shift(case: Case) -> Plan:
+    return plan_of(replace(case, shift=1.0))
+
+
 def _told_the_first_level(case: Case) -> Plan:
     return replace(plan_of(case), levels=case.sigmas[:-1])
 
@@ -251,7 +255,9 @@ _AMPLITUDE = "eta taken for an amplitude of the noise"
 _RATE = "it is a rate, and multiplies h in the exponents of A, B, C and D"
 _PULL = "the drift makes room for the noise: A has the factor exp(-eta h), B and C have (1 + eta) h"
 _ALPHA = "B and C have the factor alpha at sigma_{k+1}, which is 1 for ve alone"
-FIRST_LEVEL = "a first level of 1 or more is replaced by 1 - 1e-4, for the model too"
+FIRST_LEVEL = (
+    "a first level of 1 or more is replaced by the shifted time of 1 - 1e-4, for the model too"
+)
 _ROOT = "D = s_noise sigma_{k+1} sqrt(1 - exp(-2 eta h))"
 _SOLVERS: dict[str, SolverType] = {"midpoint": "heun", "heun": "midpoint"}
 
@@ -378,6 +384,11 @@ MISTAKES: tuple[Mistake, ...] = (
         _each(lambda place, row: place.row(s_noise=1.0)),
     ),
     Mistake(
+        "s_noise of 0 taken for eta of 0",
+        "s_noise is a factor of D alone; A, B and C keep eta",
+        _each(lambda place, row: row if place.s_noise else place.row(eta=0.0)),
+    ),
+    Mistake(
         "noise left out",
         "D is 0 only where eta or s_noise is 0, and in a step to sigma = 0",
         _each(lambda place, row: row._replace(D=0.0)),
@@ -405,6 +416,7 @@ MISTAKES: tuple[Mistake, ...] = (
         Mistake(f"a first level of 1 - {below:g}", FIRST_LEVEL, _first_level(below))
         for below in (1e-2, 1e-3, 1e-5, 1e-6, 1e-7, 1e-8)
     ),
+    Mistake("a first level of 1 - 1e-4 whatever the shift", FIRST_LEVEL, _first_level_of_no_shift),
     Mistake("the model told a first level of 1", FIRST_LEVEL, _told_the_first_level),
     Mistake(
         "the model told sigma_{k+1}",
