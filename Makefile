@@ -12,8 +12,8 @@ else
 PYTHONS := $(PYTHON)
 endif
 
-# Whatever a page can depend on. The notebook cache would not see a change in dpmpp_core,
-# so a change in any of these builds and executes the whole book again.
+# Whatever a page can depend on. What of it has to be executed and built again, the build knows:
+# see sphinx_ext/execution.py.
 BOOK_SOURCES := $(shell find assets benchmarks/results chapters dpmpp_core sphinx_ext -type f \
 	! -path '*/__pycache__/*' ! -path '*/.ipynb_checkpoints/*' ! -name '.*') \
 	intro.md _config.yml _toc.yml references.bib CHANGELOG.md $(wildcard tests/*.py)
@@ -23,10 +23,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help
 help:
 	@echo "make book    install, execute every chapter, build the pages into _build/html"
+	@echo "make page    build one page alone, as its author: make page PAGE=chapters/one-step"
 	@echo "make serve   show the built book at http://127.0.0.1:$(PORT) (PORT=... for another)"
 	@echo "make lab     open the chapters as notebooks in JupyterLab"
 	@echo "make test    run the tests, the browser tests too where there is a Chromium"
 	@echo "make lint    ruff, ruff format --check, mypy"
+	@echo "make zip     the built pages as one file to take along: _build/one-sampler.zip"
+	@echo "make pdf     the book as one PDF, which takes minutes: _build/one-sampler.pdf"
 	@echo "make bench   time the live figures in Chromium, and the sampler against its peers"
 	@echo "make clean   remove everything that was built; .venv stays"
 	@echo "PYTHON=...   names the Python to use: 3.11, 3.12 or 3.13"
@@ -53,15 +56,24 @@ $(VENV)/.dev-ready: $(VENV)/.book-ready requirements-dev.txt
 # --- jobs
 
 # One thread: the chapters' tensors are small, and more threads wait for each other longer than they work.
+# A page that was read is not read again, and its warning not given again: after a failure all are.
 _build/.built: $(VENV)/.book-ready $(BOOK_SOURCES)
-	rm -rf _build
-	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going .
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build -W -n --keep-going . \
+	|| { rm -rf _build/.doctrees; exit 1; }
 	@touch $@
 
 .PHONY: book
 book: _build/.built
 	@echo
 	@echo "The book is built. Open _build/html/index.html in a browser, or run: make serve"
+
+# Links to other pages lead nowhere here, and are warned of.
+.PHONY: page
+page: $(PAGE).md $(VENV)/.book-ready
+	@mkdir -p _build
+	@printf 'format: jb-book\nroot: $(PAGE)\nchapters:\n- file: chapters/references\n' > _build/page.yml
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build --toc _build/page.yml --path-output _build/page .
+	@echo "Open _build/page/_build/html/$(PAGE).html in a browser."
 
 .PHONY: serve
 serve: _build/.built
@@ -81,6 +93,14 @@ lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.PHONY: zip
+zip: _build/.built
+	$(BIN)/python tools/zip_site.py
+
+.PHONY: pdf
+pdf: $(VENV)/.dev-ready _build/.built
+	$(BIN)/python tools/pdf.py
 
 .PHONY: bench
 bench: $(VENV)/.dev-ready

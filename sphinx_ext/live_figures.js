@@ -32,20 +32,35 @@
     save_changes() {} // there is nobody to save them for
   }
 
+  // The scripts of the modules, asked for when the first figure is near, and run in their order.
+  // Where a page has them already, there is nothing to ask for.
+  const { src, dataset } = document.currentScript;
+  let asked;
+  const load = () => asked ??= Promise.all((dataset.scripts ?? "").split(" ").filter(Boolean).map(
+    name => new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      Object.assign(script, { src: new URL(name, src), async: false, onload: resolve });
+      script.onerror = () => reject(new Error(`no script ${name}`));
+      document.head.append(script);
+    })));
+
   // The exports of a module, made when they are first asked for.
-  const modules = globalThis.liveModules, made = {};
-  const use = name => (made[name] ??= modules[name].make(...modules[name].needs.map(use)));
+  const made = {};
+  const use = name => {
+    const { needs, make } = globalThis.liveModules[name];
+    return made[name] ??= make(...needs.map(use));
+  };
 
   // The text of a script that makes a module and what it needs: a worker's program.
   function textOf(name) {
     const wanted = new Set();
     const add = module => {
-      modules[module].needs.forEach(add);
+      globalThis.liveModules[module].needs.forEach(add);
       wanted.add(module);
     };
     add(name);
     const lines = Array.from(wanted, module => {
-      const { needs, make } = modules[module];
+      const { needs, make } = globalThis.liveModules[module];
       return `made.${module} = (${make})(${needs.map(need => `made.${need}`)});`;
     });
     return ["const made = {};", ...lines].join("\n");
@@ -55,6 +70,7 @@
     seen.unobserve(figure);
     if (figure.dataset.mounted) return;
     figure.dataset.mounted = "true";
+    await load();
     const state = JSON.parse(figure.querySelector("script").textContent);
     const el = figure.appendChild(document.createElement("div"));
     await use(figure.dataset.module).default.render({ model: new Model(state), el, textOf });

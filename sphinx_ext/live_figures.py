@@ -1,7 +1,7 @@
 """Puts the live figures' scripts beside the pages: see dpmpp_core/widgets/live.py.
 
-A page loads only the modules that its figures need, each of them once, and a page without any
-figure loads nothing.
+A page loads only the modules that its figures need, each of them once, and not before a figure
+comes near the window. A page without any figure loads nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -69,13 +70,16 @@ def load_scripts(
     for name, count in Counter(name for name, _ in found).items():
         if count > 1:
             log.warning("%s: %d live figures are called %r", pagename, count, name)
-    for script in page_scripts(sorted({module for _, module in found})):
-        app.add_js_file(f"{FOLDER}/{script}", loading_method="defer")
-    app.add_css_file(f"{FOLDER}/widgets.css", priority=400)
+    *modules, shim = page_scripts(sorted({module for _, module in found}))
+    folder = Path(app.outdir) / "_static" / FOLDER
+    addresses = [f"{name}?v={crc32((folder / name).read_bytes()):08x}" for name in modules]
+    scripts: dict[str, Any] = {"data-scripts": " ".join(addresses)}
+    app.add_js_file(f"{FOLDER}/{shim}", loading_method="defer", **scripts)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Connect the functions above."""
     app.connect("builder-inited", write_scripts)
+    app.add_css_file(f"{FOLDER}/widgets.css", priority=400)
     app.connect("html-page-context", load_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

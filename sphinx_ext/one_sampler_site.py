@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,6 @@ from sphinx.config import Config
 from sphinx.util.typing import ExtensionMetadata
 
 from dpmpp_core.symbolic import TERM_COLOURS
-
-# The parts of MathJax 3 that a page can ask for. The rest of the wheel (20 MB) is other
-# entry points, other output formats and the speech rules of other languages.
-MATHJAX_PARTS = (
-    "tex-chtml.js",
-    "input/tex/extensions",
-    "output/chtml/fonts/woff-v2",
-    "a11y",
-    "sre/mathmaps/base.json",
-    "sre/mathmaps/en.json",
-)
 
 
 def set_site_address(app: Sphinx, config: Config) -> None:
@@ -49,7 +36,6 @@ def mend_page(
     """Set up one page. It runs before the theme makes the page's buttons."""
     drop_widget_state(app, pagename)
     offer_executed_notebook(app, pagename, context)
-    context["without_icon_script"] = without_icon_script
     # Docutils gives the entries of a bibliography a role that ARIA 1.3 has withdrawn.
     body = context.get("body", "")
     context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
@@ -113,28 +99,6 @@ def with_macros(app: Sphinx, doctree: nodes.document) -> None:
             formula.children = [nodes.Text(text)]
 
 
-def without_icon_script(head: str) -> str:
-    """Take out Font Awesome's script (1.5 MB): the style sheet draws the same icons."""
-    return re.sub(r"<script[^>]*fontawesome\.js[^>]*></script>", "", head)
-
-
-def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Put MathJax beside the pages, from the wheel that carries it."""
-    if exception is not None:
-        return
-    spec = find_spec("sphinx-mathjax-offline")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("sphinx-mathjax-offline is not installed: see requirements.txt")
-    source = Path(spec.origin).parent / "static" / "mathjax"
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for part in MATHJAX_PARTS:
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
-        else:
-            (target / part).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / part, target / part)
-
-
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Connect the functions above."""
     app.connect("config-inited", set_site_address, priority=400)
@@ -143,5 +107,4 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     # After opengraph wrote its tags (500).
     app.connect("html-page-context", drop_relative_address, priority=550)
     app.connect("doctree-read", with_macros)
-    app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
