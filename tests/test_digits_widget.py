@@ -14,6 +14,7 @@ import scripts
 import torch
 from browser import WIDGETS, Open, in_browser, run_js, settle
 from playwright.sync_api import Page
+from random_knobs import random_knobs
 from sklearn.neighbors import KNeighborsClassifier
 from traitlets import TraitError
 
@@ -189,13 +190,7 @@ def random_settings(number: int) -> dict[str, Any]:
     return {
         "label": ["each", *map(str, range(10))][number % 11],
         "w": chance.choice([0.0, 1.0, 1.0, 2.0, round(chance.uniform(-1.0, 8.0), 1)]),
-        "eta": chance.choice([0.0, 1.0, round(chance.uniform(0.0, 2.0), 2)]),
-        "s_noise": chance.choice([1.0, round(chance.uniform(0.5, 1.5), 2)]),
-        "solver_type": chance.choice(["midpoint", "heun"]),
-        "steps": chance.choice([2, 3, 20, 20, chance.randint(2, 60)]),
-        "schedule": chance.choice(["karras", "exponential", "kl_optimal"]),
-        "sigma_min": chance.choice([0.0292, chance.uniform(1e-3, 0.5)]),
-        "sigma_max": chance.choice([14.6146, chance.uniform(1.01, 100.0)]),
+        **random_knobs(chance, most_steps=60),
         "seed": chance.randrange(2**32),
     }
 

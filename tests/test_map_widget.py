@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import Open, in_browser, run_js, settle
 from playwright.sync_api import Page
+from random_knobs import random_knobs
 
 import dpmpp_core as dp
 from dpmpp_core.moments import gaussian_denoiser, gaussian_moments
@@ -122,13 +123,7 @@ def random_settings(number: int) -> dict[str, Any]:
     chance = random.Random(number)
     return {
         "up": chance.choice(["s_noise", "steps"]),
-        "eta": chance.choice([0.0, 1.0, round(chance.uniform(0.0, 2.0), 2)]),
-        "s_noise": chance.choice([1.0, round(chance.uniform(0.5, 1.5), 2)]),
-        "steps": chance.choice([2, 3, chance.randint(2, 60)]),
-        "solver_type": chance.choice(SOLVERS),
-        "schedule": chance.choice(["karras", "exponential", "kl_optimal"]),
-        "sigma_min": chance.choice([0.0292, chance.uniform(1e-3, 0.5)]),
-        "sigma_max": chance.choice([14.6146, chance.uniform(1.01, 100.0)]),
+        **random_knobs(chance, most_steps=60),
         "spread": chance.choice([1.0, chance.uniform(0.1, 2.0)]),
         "model": chance.choice(list(MODELS)),
         "error": chance.uniform(-0.5, 0.5),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from browser import Open, in_browser, run_js, settle, with_kernel
 from playwright.sync_api import Page
+from random_knobs import random_knobs
 
 import dpmpp_core as dp
 from dpmpp_core.moments import AffineDenoiser, affine_moments, gaussian_denoiser
@@ -199,13 +200,7 @@ def random_settings(number: int) -> dict[str, Any]:
     target: Any = [*TARGETS, *(dp.gaussian(torch.tensor([1.0, 2.0]), v) for v in own)][number % 9]
     return {
         "target": target,
-        "eta": chance.choice([0.0, 1.0, round(chance.uniform(0.0, 2.0), 2)]),
-        "s_noise": chance.choice([1.0, round(chance.uniform(0.5, 1.5), 2)]),
-        "solver_type": chance.choice(["midpoint", "heun"]),
-        "steps": chance.choice([2, 3, 10, 20, chance.randint(2, 100)]),
-        "schedule": chance.choice(["karras", "exponential", "kl_optimal"]),
-        "sigma_min": chance.choice([0.0292, chance.uniform(1e-3, 0.5)]),
-        "sigma_max": chance.choice([14.6146, chance.uniform(1.01, 100.0)]),
+        **random_knobs(chance),
         "seed": chance.randrange(2**32),
         "particles": chance.choice([100, 300]),
     }

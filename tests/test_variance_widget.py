@@ -11,6 +11,7 @@ import pytest
 import torch
 from browser import Open, in_browser, run_js, settle
 from playwright.sync_api import Page
+from random_knobs import random_knobs
 
 import dpmpp_core as dp
 from dpmpp_core.moments import gaussian_moments
@@ -85,12 +86,7 @@ def random_settings(number: int) -> dict[str, Any]:
     chance = random.Random(number)
     return {
         "target": ["mixture", "gaussian", "rare", "gaussian"][number % 4],
-        "eta": chance.choice([0.0, 1.0, round(chance.uniform(0.0, 2.0), 2)]),
-        "s_noise": chance.choice([1.0, round(chance.uniform(0.5, 1.5), 2)]),
-        "steps": chance.choice([2, 3, 10, 20, chance.randint(2, 100)]),
-        "schedule": chance.choice(["karras", "exponential", "kl_optimal"]),
-        "sigma_min": chance.choice([0.0292, chance.uniform(1e-3, 0.5)]),
-        "sigma_max": chance.choice([14.6146, chance.uniform(1.01, 100.0)]),
+        **random_knobs(chance),
         "seed": chance.randrange(2**32),
         "particles": chance.choice([300, 1000]),
     }
