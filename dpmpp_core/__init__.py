@@ -8,9 +8,10 @@ The modules, bottom to top: :mod:`~dpmpp_core.schedule` (processes and noise sch
 (distances between laws), :mod:`~dpmpp_core.baselines` (other samplers as tables),
 :mod:`~dpmpp_core.sweep` (many runs as one batch), :mod:`~dpmpp_core.guidance`,
 :mod:`~dpmpp_core.digits` (a learned denoiser) with :mod:`~dpmpp_core.quality`,
-:mod:`~dpmpp_core.conformance` (golden numbers for ports), :mod:`~dpmpp_core.symbolic`, the
-derivation, which needs sympy, :mod:`~dpmpp_core.figures`, which needs matplotlib, and
-``dpmpp_core.adapters``, for ComfyUI and diffusers.
+:mod:`~dpmpp_core.conformance` (golden numbers for ports), :mod:`~dpmpp_core.results` (what the
+scripts in ``benchmarks/`` measured), :mod:`~dpmpp_core.symbolic`, the derivation, which needs
+sympy, :mod:`~dpmpp_core.figures`, which needs matplotlib, and ``dpmpp_core.adapters``, for ComfyUI
+and diffusers.
 """
 
 from . import schedule

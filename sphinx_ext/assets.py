@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tinycss2  # type: ignore[import-untyped]
+import tinycss2
 from docutils import nodes
-from fontTools import subset  # type: ignore[import-untyped]
+from fontTools import subset
 from sphinx.application import Sphinx
 from sphinx.builders.html import StandaloneHTMLBuilder
 from sphinx.util.typing import ExtensionMetadata

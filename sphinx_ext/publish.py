@@ -43,6 +43,7 @@ CARD_ALT = (
     "clouds, for eta 0, 0.1 and 1. Drift is blue, history orange, noise green."
 )
 NOT_FOUND = "404"
+SEARCH, SEARCH_LINE = "search", "Find a word, a symbol or a function in the chapters and the API."
 DESCRIPTION = 240  # characters; a preview shows about as many
 
 INSTALL = """\
@@ -103,10 +104,16 @@ def prepare_page(
     notebook = Path(app.outdir) / "_sources" / str(context.get("ipynb_source"))
     if notebook.is_file():
         add_first_cell(notebook)
-    description = describe(doctree) if doctree is not None else ""
-    if description and 'name="description"' not in context["metatags"]:
-        context["metatags"] += f'<meta name="description" content="{escape(description)}" />\n'
-        context["meta"] = {**(context["meta"] or {}), "og:description": description}
+    if pagename == SEARCH:
+        description = SEARCH_LINE
+    else:
+        description = describe(doctree) if doctree is not None else ""
+    metatags = context.get("metatags", "")
+    if description and 'name="description"' not in metatags:
+        context["metatags"] = (
+            metatags + f'<meta name="description" content="{escape(description)}" />\n'
+        )
+        context["meta"] = {**(context.get("meta") or {}), "og:description": description}
 
 
 def describe(doctree: nodes.document) -> str:

@@ -206,18 +206,19 @@ def test_a_link_carries_every_setting(visit: Open, kind: Kind) -> None:
 
 @in_browser
 def test_a_bad_link_falls_back_to_the_defaults_and_says_so(visit: Open, kind: Kind) -> None:
-    limits, good = limits_of(kind()), "schedule=kl_optimal"
+    limits = limits_of(kind())
+    good = {name: value for name, value in other_values(kind).items() if name == "schedule"}
     bad = {
         name: "%3Cscript%3E" if "names" in limit
         else limit["low"] + 0.5 if limit["whole"]
         else limit["high"] + 1
         for name, limit in limits.items()
-        if name != "schedule"
+        if name not in good
     }  # fmt: skip
     bad |= {name: "" for name in bad if name == "seed"}
-    page = visit(f"{place(kind)}?{query(bad)}&colour=red&{good}")
+    page = visit(f"{place(kind)}?{query(bad)}&colour=red&{query(good)}")
     defaults = {name: getattr(kind(), name) for name in limits}
-    assert settings_of(page, kind) == {**defaults, "schedule": "kl_optimal"}
+    assert settings_of(page, kind) == {**defaults, **good}
     note = page.locator(f"{place(kind)} .live-note")
     assert note.is_visible()
     for name in bad:
@@ -230,9 +231,9 @@ def test_a_bad_link_falls_back_to_the_defaults_and_says_so(visit: Open, kind: Ki
     # A better link, typed over it.
     page.evaluate("hash => { location.hash = hash }", f"{place(kind)}?{query(bad)}")
     note.wait_for()
-    page.evaluate("hash => { location.hash = hash }", f"{place(kind)}?{good}")
+    page.evaluate("hash => { location.hash = hash }", f"{place(kind)}?{query(good)}")
     note.wait_for(state="hidden")
-    assert settings_of(page, kind) == {**defaults, "schedule": "kl_optimal"}
+    assert settings_of(page, kind) == {**defaults, **good}
 
 
 @in_browser
@@ -308,9 +309,9 @@ def test_out_of_sight_nothing_is_drawn(visit: Open, kind: Kind) -> None:
     assert page.evaluate(count) == before, "draws although nothing changed"
     page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
     page.locator("#live-second.live").wait_for()
-    eta = page.locator(place(kind)).get_by_label("eta η", exact=True).first
+    slider = page.locator(f"{place(kind)} input[type=range]").first
     before = page.evaluate(count)
-    eta.evaluate("e => { e.value = 0.2; e.dispatchEvent(new Event('input')) }")
+    slider.evaluate("e => { e.stepDown(3); e.dispatchEvent(new Event('input')) }")
     page.wait_for_timeout(200)
     assert page.evaluate(count) == before
     page.evaluate("() => scrollTo(0, 0)")

@@ -214,7 +214,11 @@ def test_without_an_address_nothing_pretends_to_have_one(book: Path) -> None:
 
 def test_a_description_is_whole_sentences_without_markup(book: Path) -> None:
     seen = {}
-    for file in [book / "intro.html", *sorted((book / "chapters").glob("*.html"))]:
+    pages = [
+        *sorted((book / "chapters").glob("*.html")),
+        *map(book.joinpath, ("intro.html", "search.html")),
+    ]
+    for file in pages:
         description = str(meta(file, "description"))
         assert re.fullmatch(r"[A-Z].{30,}[.?!)]", description), (file.name, description)
         assert not re.search(r"[\\{}$\[\]]|\.\.\.|…", description), (file.name, description)

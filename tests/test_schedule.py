@@ -29,7 +29,6 @@ PROCESSES = [VE(), VP(), Flow(), Flow(3.0)]
 LOW, HIGH = 0.03, 14.6
 
 fixed = settings(derandomize=True, deadline=None, max_examples=100)
-process_strategy = st.sampled_from(PROCESSES)
 wide_sigma = st.floats(-12.0, 12.0).map(lambda e: 10.0**e)
 unit_sigma = st.one_of(
     st.floats(1e-12, 1.0 - 1e-12), st.floats(-12.0, -1e-12).map(lambda e: 10.0**e)

@@ -131,7 +131,7 @@ export function createState(model, names) {
     model.save_changes();
   }
   const changes = setting => value => set({ [setting]: value });
-  return {
+  const made = {
     kernel: typeof model.send === "function",
     name: get("name"), get, set, limits, settings, initial: settings(), changes,
     ranged(setting, label, step, format) {
@@ -142,7 +142,22 @@ export function createState(model, names) {
       const { low, high, whole } = limits()[setting];
       return count({ label, min: low, max: high, whole, changed: changes(setting) });
     },
+    // `options`: names, or name -> what the reader sees.
+    chosen(setting, label, options) {
+      const pairs = Array.isArray(options) ? options.map(name => [name, name])
+        : Object.entries(options);
+      return choice({ label, options: pairs, changed: changes(setting) });
+    },
+    // The sampler's own settings, in the order in which every figure has them.
+    knobs: () => ({
+      schedule: made.chosen("schedule", "Schedule", get("offers").schedules),
+      solver_type: made.chosen("solver_type", "History term", ["midpoint", "heun"]),
+      eta: made.ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
+      s_noise: made.ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
+      steps: made.ranged("steps", "Steps", 1),
+    }),
   };
+  return made;
 }
 
 // Lets a figure heed its model, and the page's address or the kernel; returns what ends it.

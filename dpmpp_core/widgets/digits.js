@@ -9,7 +9,6 @@ import { liveModule } from "./frame.js";
 
 const SIDE = 8; // pixels of an image
 const CAPTION = 17, GAP = 6; // css pixels below and between the pictures
-const SOLVERS = ["midpoint", "heun"];
 
 export default liveModule({
   module: "digits_run",
@@ -22,7 +21,7 @@ export default liveModule({
   view: createView,
 });
 
-function createView({ get, set, settings, limits, changes, ranged, counted }) {
+function createView({ get, set, settings, limits, changes, ranged, counted, knobs }) {
   const { rows, columns } = get("offers"), count = rows * columns;
 
   // --- the page's part of the figure ---
@@ -39,23 +38,15 @@ function createView({ get, set, settings, limits, changes, ranged, counted }) {
   });
 
   const { names } = limits().label;
+  const { schedule, solver_type, ...others } = knobs();
   const controls = {
     label: choice({
       label: "Class", changed: changes("label"),
       options: names.map(name => [name, name === "each" ? "each in turn" : name]),
     }),
-    schedule: choice({
-      label: "Schedule", options: Object.entries(get("offers").schedules),
-      changed: changes("schedule"),
-    }),
-    solver_type: choice({
-      label: "History term", options: SOLVERS.map(solver => [solver, solver]),
-      changed: changes("solver_type"),
-    }),
+    schedule, solver_type,
     w: ranged("w", "Guidance w", 0.1, value => value.toFixed(1)),
-    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
-    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
-    steps: ranged("steps", "Steps", 1),
+    ...others,
     seed: counted("seed", "Seed"),
     image: ranged("image", "Picture to compare", 1),
   };

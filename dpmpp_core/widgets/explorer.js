@@ -7,7 +7,7 @@ import { mixture } from "./engine.js";
 import { answer, measure } from "./explorer_run.js";
 import { meshOf, tableOf } from "./runs.js";
 import {
-  button, calm, choice, count, element, picture, slider, targetChoice, targetInPython,
+  button, calm, count, element, picture, slider, targetChoice, targetInPython,
 } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { arrow, createPlane, unpack } from "./plane.js";
@@ -27,7 +27,7 @@ export default liveModule({
 });
 
 function createView(state) {
-  const { name, get, set, settings, changes, ranged, counted, inSight } = state;
+  const { name, get, set, settings, changes, counted, inSight, knobs } = state;
 
   // --- the page's part of the figure ---
 
@@ -42,21 +42,9 @@ function createView(state) {
 
   const controls = {
     target: targetChoice(state),
-    schedule: choice({
-      label: "Schedule", options: Object.entries(get("offers").schedules),
-      changed: changes("schedule"),
-    }),
-    solver_type: choice({
-      label: "History term", options: [["midpoint", "midpoint"], ["heun", "heun"]],
-      changed: changes("solver_type"),
-    }),
-    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
-    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
-    steps: ranged("steps", "Steps", 1),
-    noise: choice({
-      label: "Noise when steps change",
-      options: [["path", "the same path"], ["fresh", "independent"]],
-      changed: changes("noise"),
+    ...knobs(),
+    noise: state.chosen("noise", "Noise when steps change", {
+      path: "the same path", fresh: "independent",
     }),
     seed: counted("seed", "Seed"),
     particles: counted("particles", "Particles"),

@@ -7,7 +7,7 @@ import { mixture } from "./engine.js";
 import { gridOf } from "./line_law.js";
 import { answer, lengthOf } from "./line_run.js";
 import { meshOf, momentsOf } from "./runs.js";
-import { choice, element, minus, picture, rgb, targetInPython, write } from "./controls.js";
+import { element, minus, picture, rgb, targetChoice, targetInPython, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, plotArea, roundUp, ticks } from "./plot.js";
 
@@ -28,29 +28,16 @@ export default liveModule({
   view: createView,
 });
 
-function createView({ get, settings, changes, ranged, counted }) {
+function createView(state) {
+  const { get, settings, ranged, counted, knobs } = state;
   // --- the page's part of the figure ---
 
   const panel = () => picture("live-loupe", { style: "height: 20rem" });
   const canvases = { paths: panel(), density: panel() };
 
   const controls = {
-    target: choice({
-      label: "Target",
-      options: Object.entries(get("offers").targets).map(([value, { label }]) => [value, label]),
-      changed: changes("target"),
-    }),
-    schedule: choice({
-      label: "Schedule", options: Object.entries(get("offers").schedules),
-      changed: changes("schedule"),
-    }),
-    solver_type: choice({
-      label: "History term", options: Object.keys(SOLVERS).map(solver => [solver, solver]),
-      changed: changes("solver_type"),
-    }),
-    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
-    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
-    steps: ranged("steps", "Steps", 1),
+    target: targetChoice(state),
+    ...knobs(),
     particle: ranged("particle", "Particle drawn strongly", 1),
     seed: counted("seed", "Seed"),
     particles: counted("particles", "Particles"),

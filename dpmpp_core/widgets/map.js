@@ -3,7 +3,7 @@
 // In Jupyter its numbers come from Python, in the trait `result`. In a page without a kernel
 // map_run.js computes them, in a worker; the rest is the same.
 
-import { choice, element, picture, rgb, write } from "./controls.js";
+import { element, picture, rgb, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { answer } from "./map_run.js";
 import { contour, inside, key, plotArea } from "./plot.js";
@@ -21,7 +21,7 @@ export default liveModule({
   view: createView,
 });
 
-function createView({ get, set, settings, changes, ranged, limits, name }) {
+function createView({ get, set, settings, chosen, knobs, ranged, limits, name }) {
   const { etas, rows, levels, ticks, models, schedules } = get("offers");
 
   // --- the page's part of the figure ---
@@ -30,17 +30,11 @@ function createView({ get, set, settings, changes, ranged, limits, name }) {
     tabIndex: 0, "aria-describedby": `live-${name}-help`,
     style: "height: clamp(17rem, 55cqw, 24rem); cursor: crosshair; touch-action: pan-y",
   });
-  const chosenFrom = (setting, label, options) =>
-    choice({ label, options, changed: changes(setting) });
   const controls = {
-    up: chosenFrom("up", "Up the map", Object.keys(rows).map(up => [up, up])),
-    solver_type: chosenFrom("solver_type", "History term", SOLVERS.map(solver => [solver, solver])),
-    schedule: chosenFrom("schedule", "Schedule", Object.entries(schedules)),
-    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
-    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
-    steps: ranged("steps", "Steps", 1),
+    up: chosen("up", "Up the map", Object.keys(rows)),
+    ...knobs(),
     spread: ranged("spread", "Spread of the data", 0.01, value => value.toFixed(2)),
-    model: chosenFrom("model", "Denoiser", Object.entries(models)),
+    model: chosen("model", "Denoiser", models),
     error: ranged("error", "The denoiser's error", 0.01,
       value => `${value < 0 ? "−" : "+"}${Math.round(Math.abs(100 * value))} %`),
   };

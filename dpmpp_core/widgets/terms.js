@@ -3,7 +3,7 @@
 // In Jupyter the numbers come from Python, in the trait `result`. In a page without a kernel
 // terms_run.js computes them, in a worker; the rest is the same.
 
-import { choice, element, picture, slider, targetChoice, targetInPython, write } from "./controls.js";
+import { element, picture, slider, targetChoice, targetInPython, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, key, plotArea, roundUp, ticks } from "./plot.js";
 import { answer } from "./terms_run.js";
@@ -26,7 +26,7 @@ export default liveModule({
 });
 
 function createView(state) {
-  const { name, get, set, settings, changes, ranged, counted } = state;
+  const { name, get, set, settings, changes, chosen, counted, knobs } = state;
 
   // --- the page's part of the figure ---
 
@@ -37,23 +37,12 @@ function createView(state) {
   const position = slider({
     label: "Step", min: 0, max: 1, step: 1, format: describeStep, changed: changes("step"),
   });
-  const two = value => value.toFixed(2);
   const controls = {
     target: targetChoice(state),
-    schedule: choice({
-      label: "Schedule", options: Object.entries(get("offers").schedules),
-      changed: changes("schedule"),
-    }),
-    solver_type: choice({
-      label: "History term", options: [["midpoint", "midpoint"], ["heun", "heun"]],
-      changed: changes("solver_type"),
-    }),
-    eta: ranged("eta", "eta η", 0.01, two),
-    s_noise: ranged("s_noise", "s_noise", 0.01, two),
-    steps: ranged("steps", "Steps", 1),
+    ...knobs(),
     sigma_min: counted("sigma_min", "Lowest σ above 0"),
     sigma_max: counted("sigma_max", "First σ"),
-    unit: choice({ label: "Sizes", options: Object.entries(UNITS), changed: changes("unit") }),
+    unit: chosen("unit", "Sizes", UNITS),
     seed: counted("seed", "Seed"),
     particles: counted("particles", "Particles"),
   };

@@ -6,7 +6,7 @@
 import { mixture } from "./engine.js";
 import { gridOf } from "./line_law.js";
 import { answer } from "./variance_run.js";
-import { choice, element, picture, write } from "./controls.js";
+import { element, picture, targetChoice, write } from "./controls.js";
 import { liveModule } from "./frame.js";
 import { inside, key, plotArea, roundUp } from "./plot.js";
 
@@ -25,29 +25,16 @@ export default liveModule({
   view: createView,
 });
 
-function createView({ get, settings, changes, ranged, counted }) {
+function createView(state) {
+  const { get, settings, counted, knobs } = state;
   // --- the page's part of the figure ---
 
   const panel = () => picture("live-loupe", { style: "height: 16rem" });
   const canvases = { spread: panel(), density: panel() };
 
   const controls = {
-    target: choice({
-      label: "Target",
-      options: Object.entries(get("offers").targets).map(([value, { label }]) => [value, label]),
-      changed: changes("target"),
-    }),
-    schedule: choice({
-      label: "Schedule", options: Object.entries(get("offers").schedules),
-      changed: changes("schedule"),
-    }),
-    solver_type: choice({
-      label: "History term", options: Object.keys(SOLVERS).map(solver => [solver, solver]),
-      changed: changes("solver_type"),
-    }),
-    eta: ranged("eta", "eta η", 0.01, value => value.toFixed(2)),
-    s_noise: ranged("s_noise", "s_noise", 0.01, value => value.toFixed(2)),
-    steps: ranged("steps", "Steps", 1),
+    target: targetChoice(state),
+    ...knobs(),
     seed: counted("seed", "Seed of the sample"),
     particles: counted("particles", "Particles of the sample"),
   };
