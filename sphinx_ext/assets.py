@@ -38,6 +38,9 @@ MATHS_STYLE = "mathjax/mathjax.css"  # written by maths.py
 OPTIONS = "documentation_options.js"
 SEARCH_SCRIPTS = ("searchtools.js", "language_data.js")
 OWN_SCRIPT = Path(__file__).with_name("page.js")
+# The book's own sheets are kept whole: the figures put names together, such as `live-${term}`, and
+# no list of words says which.
+OWN_STYLES = ("book.css", "live/widgets.css")
 # A font so small that a request of its own would take longer.
 INLINE_BYTES = 2000
 
@@ -176,11 +179,11 @@ def place(node: Any, base: str) -> None:
         place(part, base)
 
 
-def purged(rules: Iterable[Any], used: Used) -> Iterator[tuple[str, str, Any]]:
-    """The rules that are used: what stands before the braces, what within, and the rule."""
+def purged(rules: Iterable[Any], used: Used | None) -> Iterator[tuple[str, str, Any]]:
+    """The rules that are used, or all: what stands before the braces, what within, and the rule."""
     for rule in rules:
         if rule.type == "qualified-rule":
-            kept = [part for part in split(rule.prelude) if is_used(part, used)]
+            kept = [part for part in split(rule.prelude) if used is None or is_used(part, used)]
             content = compact(rule.content)
             if kept and content:
                 yield ",".join(compact(part) for part in kept), content, rule
@@ -219,11 +222,13 @@ def without_comments(tokens: Iterable[Any]) -> Iterator[Any]:
 
 
 def style_sheet(sheets: Iterable[str], folder: Path, used: Used, scripts: str = "") -> str:
-    """The style sheets below a folder as one, with the rules that are used."""
+    """The style sheets below a folder as one: the book's own whole, of the others what is used."""
     kept: list[tuple[str, str, Any]] = []
     for name in sheets:
         text = (folder / name).read_text(encoding="utf-8")
-        kept += purged(rules_of(text, name, folder), used)
+        own = name in OWN_STYLES
+        kept += purged(rules_of(text, name, folder), None if own else used)
+        scripts += text if own else ""
     kept = without_unread(kept, scripts)
     text = "\n".join(f"{head}{{{content}}}" for head, content, _ in kept if head[0] != "@")
     text += "".join(content for head, content, _ in kept if head.startswith("@media"))

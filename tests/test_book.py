@@ -284,6 +284,35 @@ def test_the_three_terms_are_legible_on_the_page(
             assert ratio >= 4.5, (term, ground, ratio)
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_of_a_live_figure_reaches_the_page(
+    browser: Browser, address: str, scheme: str
+) -> None:
+    """A figure asks for its colours by names that it puts together: no search finds them all."""
+    sheet = (ROOT / "dpmpp_core" / "widgets" / "widgets.css").read_text(encoding="utf-8")
+    names = sorted(set(re.findall(r"--live-[\w-]+(?=:)", sheet)))
+    assert "--live-noise" in names
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address + "intro.html")
+    page.locator(".live-figure.live .live-root").first.wait_for()
+    found = page.locator(".live-root").first.evaluate(
+        """(root, names) => {
+            const style = getComputedStyle(root);
+            return Object.fromEntries(names.map(name => [name, style.getPropertyValue(name)]));
+        }""",
+        names,
+    )
+    keys = page.locator(".live-root .live-key").evaluate_all(
+        """all => all.map(getComputedStyle)
+            .map(({borderTopColor, borderTopStyle}) => [borderTopColor, borderTopStyle])"""
+    )
+    context.close()
+    assert [name for name, value in found.items() if not value] == []
+    assert len({tuple(key) for key in keys}) == len({colour for colour, _ in keys}) == 3
+
+
 def contrast(one: list[float], other: list[float]) -> float:
     """The contrast ratio of WCAG 2 between two sRGB colours."""
 

@@ -65,6 +65,16 @@ def test_a_variable_that_nothing_reads_is_left_out(tmp_path: Path) -> None:
     assert text.endswith(".note{width: var(--b); color: red}\n")
 
 
+@pytest.mark.parametrize("name", assets.OWN_STYLES)
+def test_the_books_own_sheets_are_kept_whole(tmp_path: Path, name: str) -> None:
+    (tmp_path / "live").mkdir()
+    sheet = ":root { --ink: red } .gone-on-all-pages { --line: 1px; color: red }"
+    (tmp_path / name).write_text(sheet)
+    text = assets.style_sheet([name], tmp_path, assets.used_by([PAGE], []))
+    assert ":root{--ink: red}" in text
+    assert ".gone-on-all-pages{--line: 1px; color: red}" in text
+
+
 def test_an_imported_sheet_stands_in_its_place_with_its_addresses(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "b.css").write_text(".note { background: url(c.png) }")

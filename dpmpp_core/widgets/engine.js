@@ -495,13 +495,18 @@ function firstAbove(edges, u) {
 
 // The unit normals xi of every step, from the Brownian path of a seed: a function (mesh, eta) ->
 // array of Float64Arrays. What was drawn is kept, so that only new levels cost anything: moving eta
-// reweights, and draws nothing.
+// reweights and draws nothing, and moving s_noise or the solver does not even reweight.
 export function makeNoise(seed, n, d, clock = "tau") {
   const normals = createNormals(batchNormals, seed, n, d);
+  let last, xi;
   return (mesh, eta) => {
     if (eta === 0) return []; // D = 0: no step adds noise
-    const lam = mesh.lam.filter(l => l < Infinity);
-    return bridgeNoise(bridgeWeights(lam, { clock, eta, process: mesh.process }), normals, n * d);
+    const lam = mesh.lam.filter(l => l < Infinity), key = [mesh.process, eta, ...lam].join();
+    if (key !== last) {
+      xi = bridgeNoise(bridgeWeights(lam, { clock, eta, process: mesh.process }), normals, n * d);
+      last = key;
+    }
+    return xi;
   };
 }
 

@@ -106,20 +106,21 @@ export function createPlane() {
   // red and blue are mixed in one multiplication, as they are 16 bits apart, and green in another.
   function develop(colour) {
     const [r, g, b] = rgb(colour), both = (b << 16) | r;
-    const side = size / coarse | 0, halve = coarse - 1;
-    const grid = ink, out = words, under = ground, width = size;
-    for (let row = 0, at = 0; row < width; row++) {
-      const start = Math.min(row >> halve, side - 1) * side;
-      for (let column = 0; column < width; column++, at++) {
-        const amount = grid[start + (column >> halve)], word = under[at];
-        if (amount === 0) {
-          out[at] = word;
-          continue;
-        }
+    const side = size / coarse | 0;
+    words.set(ground);
+    for (let row = 0, from = 0; row < side; row++) {
+      for (let column = 0; column < side; column++, from++) {
+        const amount = ink[from];
+        if (amount === 0) continue;
         const part = shades[Math.min(1023, (amount * 256) | 0)], own = 256 - part;
-        const outer = Math.imul(word & 0xff00ff, own) + Math.imul(both, part);
-        const green = Math.imul((word >>> 8) & 0xff, own) + Math.imul(g, part);
-        out[at] = 0xff000000 | ((outer >>> 8) & 0xff00ff) | (green & 0xff00);
+        const outer = Math.imul(both, part), green = Math.imul(g, part);
+        for (let y = coarse * row; y < coarse * (row + 1); y++) {
+          for (let at = y * size + coarse * column, end = at + coarse; at < end; at++) {
+            const word = words[at];
+            words[at] = 0xff000000 | (((Math.imul(word & 0xff00ff, own) + outer) >>> 8) & 0xff00ff) |
+              ((Math.imul((word >>> 8) & 0xff, own) + green) & 0xff00);
+          }
+        }
       }
     }
   }
