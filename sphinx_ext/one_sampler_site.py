@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.typing import ExtensionMetadata
@@ -66,7 +67,9 @@ def offer_executed_notebook(app: Sphinx, pagename: str, context: dict[str, Any])
     executed = Path(app.outdir).parent / "jupyter_execute" / name
     if not executed.is_file():
         return
-    notebook = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    # What MyST-NB writes there lacks the outputs when they come from the cache.
+    cache = get_cache(app.env.mystnb_config.execution_cache_path)  # type: ignore[attr-defined]
+    _, notebook = cache.merge_match_into_notebook(nbformat.read(executed, as_version=4))  # type: ignore[no-untyped-call]
     # A live figure's state belongs to the kernel that ran; without it its picture shows.
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:

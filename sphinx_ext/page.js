@@ -162,7 +162,7 @@
 
   // Each can be reached until the browser has laid it out, which it does when the reader comes near:
   // to measure them all at once would keep a phone busy. Then only those that scroll can.
-  const BOXES = "pre, div.math, .cell_output, .cell_output figure, .cell_output > .output, "
+  const BOXES = "pre, div.math mjx-container, .cell_output, .cell_output figure, .cell_output > .output, "
     + ".pst-scrollable-table-container";
   const sizes = new ResizeObserver(changes => changes.forEach(({ target: box }) => {
     if (!box.clientWidth || box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;

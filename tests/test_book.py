@@ -92,6 +92,7 @@ class Visit:
     set_formulas: int
     undrawn: list[str]
     width_on_a_phone: int
+    out_of_reach: list[str]
     search_fields: int
 
 
@@ -130,6 +131,16 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
     )
     page.set_viewport_size({"width": PHONE_WIDTH, "height": 800})
     width = page.evaluate("() => document.documentElement.scrollWidth")
+    out_of_reach = page.evaluate(
+        """async () => {
+            await new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)));
+            return [...document.querySelectorAll('article *')].filter(box =>
+                box.scrollWidth > box.clientWidth + 1 && box.tabIndex < 0 && box.checkVisibility()
+                && /auto|scroll/.test(getComputedStyle(box).overflowX)
+                && !box.querySelector('a[href], button, input, select, [tabindex="0"]'),
+            ).map(box => `${box.tagName} ${box.className}`);
+        }"""
+    )
     context.close()
     return Visit(
         url=base + name,
@@ -139,6 +150,7 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
         set_formulas=set_formulas,
         undrawn=undrawn,
         width_on_a_phone=width,
+        out_of_reach=out_of_reach,
         search_fields=search_fields,
     )
 
@@ -169,6 +181,11 @@ def test_no_page_reports_an_error(visits: list[Visit]) -> None:
 def test_no_page_scrolls_sideways_on_a_phone(visits: list[Visit]) -> None:
     too_wide = {v.url: v.width_on_a_phone for v in visits if v.width_on_a_phone > PHONE_WIDTH}
     assert too_wide == {}
+
+
+@pytest.mark.browser
+def test_what_scrolls_on_a_phone_scrolls_by_keyboard_too(visits: list[Visit]) -> None:
+    assert {v.url: v.out_of_reach for v in visits if v.out_of_reach} == {}
 
 
 @pytest.mark.browser

@@ -47,9 +47,10 @@ def with_minutes(landing: str) -> str:
     """The landing page, with the minutes of each path's chapters and their sum as they are."""
 
     def card(found: re.Match[str]) -> str:
-        total = sum(minutes_of(page) for _, page, _, _ in CHAPTER.findall(found[0]))
+        # Of the rounded minutes: a reader who adds up what stands there gets the same.
+        total = sum(round(minutes_of(page)) for _, page, _, _ in CHAPTER.findall(found[0]))
         text = CHAPTER.sub(lambda m: f"{m[1]}{minutes_of(m[2]):.0f}{m[4]}", found[0])
-        return TOTAL.sub(rf"\g<1>{total:.0f}\g<3>", text)
+        return TOTAL.sub(rf"\g<1>{total}\g<3>", text)
 
     return CARD.sub(card, landing)
 

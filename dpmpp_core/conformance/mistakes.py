@@ -204,6 +204,16 @@ def _first_level_of_no_shift(case: Case) -> Plan:
     return plan_of(replace(case, shift=1.0))
 
 
+def _first_level_kept(case: Case) -> Plan:
+    """At a level of 1 alpha is 0 and h is infinite: A is 0, and so is the next step's ratio."""
+    right, below = plan_of(case), case.sigmas[1]
+    if case.process != "flow" or case.sigmas[0] < 1.0 or case.eta == 0.0 or case.steps < 2:
+        return right  # at eta = 0 the formulas give NaN, which is refused
+    first = Coefficients(0.0, 1.0 - below, 0.0, case.s_noise * below)
+    rows = (first, right.rows[1]._replace(C=0.0), *right.rows[2:])
+    return replace(right, rows=rows, levels=case.sigmas[:-1])
+
+
 def _told_the_first_level(case: Case) -> Plan:
     return replace(plan_of(case), levels=case.sigmas[:-1])
 
@@ -417,6 +427,7 @@ MISTAKES: tuple[Mistake, ...] = (
         for below in (1e-2, 1e-3, 1e-5, 1e-6, 1e-7, 1e-8)
     ),
     Mistake("a first level of 1 - 1e-4 whatever the shift", FIRST_LEVEL, _first_level_of_no_shift),
+    Mistake("a first level of 1 as it is", FIRST_LEVEL, _first_level_kept),
     Mistake("the model told a first level of 1", FIRST_LEVEL, _told_the_first_level),
     Mistake(
         "the model told sigma_{k+1}",
