@@ -42,15 +42,18 @@ $(VENV)/.made: tools/pick_python.sh
 	&& "$$python" -m venv --clear $(VENV)
 	@touch $@
 
+# Not compiled: Python does that with what it imports, and pip would with all, for a minute.
+PIP := $(BIN)/python -m pip install --no-compile
+
 $(VENV)/.book-ready: $(VENV)/.made requirements.txt pyproject.toml tools/jupyterlab_overrides.json
-	$(BIN)/python -m pip install -r requirements.txt
-	$(BIN)/python -m pip install --no-deps -e .
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
 	mkdir -p $(VENV)/share/jupyter/lab/settings
 	cp tools/jupyterlab_overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/.book-ready requirements-dev.txt
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	@touch $@
 
 # --- jobs
@@ -86,7 +89,7 @@ lab: $(VENV)/.book-ready
 
 .PHONY: test
 test: $(VENV)/.dev-ready _build/.built
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: $(VENV)/.dev-ready
@@ -104,7 +107,7 @@ pdf: $(VENV)/.dev-ready _build/.built
 
 .PHONY: bench
 bench: $(VENV)/.dev-ready
-	$(BIN)/python -m pip install --no-deps -r requirements-bench.txt
+	$(PIP) --no-deps -r requirements-bench.txt
 	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/sampler.py
 

@@ -19,7 +19,6 @@ from typing import ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
-from scipy.stats import beta as beta_distribution
 from torch import Tensor
 
 from .checks import count, positive, real
@@ -435,6 +434,8 @@ def beta(steps: int, table: Tensor, a: float = 0.6, b: float = 0.6) -> Tensor:
     table = _table(table)
     steps, a, b = count("steps", steps), positive("a", a), positive("b", b)
     quantiles = 1.0 - np.linspace(0.0, 1.0, steps, endpoint=False)
+    from scipy.stats import beta as beta_distribution  # a second to import, and for this alone
+
     index = np.rint(beta_distribution.ppf(quantiles, a, b) * (len(table) - 1)).astype(int)
     levels = _with_zero(torch.unique_consecutive(table[torch.from_numpy(index)]))
     return _descending("table", levels)
