@@ -161,15 +161,27 @@
   // --- what is wider than its box scrolls there, and with the keyboard too
 
   // Each can be reached until the browser has laid it out, which it does when the reader comes near:
-  // to measure them all at once would keep a phone busy. Then only those that scroll can.
-  const BOXES = "pre, div.math mjx-container, .cell_output, .cell_output figure, .cell_output > .output, "
-    + ".pst-scrollable-table-container";
+  // to measure them all at once would keep a phone busy. Then only those that scroll can. Another
+  // width starts again: what was measured may be out of sight by then, and is not laid out.
+  const boxes = all(
+    "pre, div.math mjx-container, .cell_output, .cell_output figure, .cell_output > .output, "
+      + ".pst-scrollable-table-container",
+    one("#main-content") ?? document,
+  );
   const sizes = new ResizeObserver(changes => changes.forEach(({ target: box }) => {
     if (!box.clientWidth || box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   }));
-  for (const box of all(BOXES, one("#main-content") ?? document)) {
-    box.tabIndex = 0;
-    sizes.observe(box);
-  }
+  let width;
+  const measure = () => {
+    if (width === innerWidth) return; // a phone's bar comes and goes
+    width = innerWidth;
+    sizes.disconnect();
+    for (const box of boxes) {
+      box.tabIndex = 0;
+      sizes.observe(box);
+    }
+  };
+  measure();
+  addEventListener("resize", measure);
 })();

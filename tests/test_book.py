@@ -146,6 +146,13 @@ def visit(browser: Browser, base: str, name: str) -> Visit:
                 || !getComputedStyle(node, "::before").fontFamily.includes("MJX"))
             .map(node => node.className || node.tagName))]"""
     )
+    # Every section has been in sight on the wide screen, and most are out of it on the narrow one.
+    page.add_style_tag(content="section { content-visibility: visible !important }").evaluate(
+        """async style => {
+            await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+            style.remove();
+        }"""
+    )
     page.set_viewport_size({"width": PHONE_WIDTH, "height": 800})
     width = page.evaluate("() => document.documentElement.scrollWidth")
     out_of_reach = page.evaluate(
