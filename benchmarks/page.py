@@ -1,7 +1,7 @@
 """Weighs and times the live figures in Chromium: python benchmarks/page.py
 
 It builds a page with all of them. First it prints what that page carries, in kB as a host sends it
-(gzip -9). Then it moves one control at a time, with and without a worker, and prints milliseconds,
+(gzip -9). Then it moves one control at a time, with and without workers, and prints milliseconds,
 median and 95th percentile: what the sampler took, wherever it ran; what drawing took of the main
 thread; and the wait from the input event to the end of the drawing, which the browser shows with
 the next frame. An input comes at any time of a frame. Quote the figures with the machine.
@@ -144,11 +144,11 @@ def main() -> None:
 
         browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         print(f"Chromium {browser.version}, {platform.machine()}, {os.cpu_count()} cores")
-        for where in ("a worker", "the main thread"):
+        for where in ("workers", "the main thread"):
             print(f"\n{f'in {where}':55}   sampler         drawing         input to drawn")
             for fragment, moves in RUNS.items():
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
-                if where != "a worker":
+                if where != "workers":
                     page.add_init_script("delete globalThis.Worker")
                 page.goto(f"{path.as_uri()}#live-{fragment}")
                 measure(page, fragment, moves)

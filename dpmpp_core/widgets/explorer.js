@@ -18,6 +18,7 @@ const TERMS = { drift: [], history: [3, 1.6], noise: [1, 1.4] };
 export default liveModule({
   module: "explorer_run",
   answer,
+  apart: true,
   label: "Trajectory explorer",
   run: ["target", "eta", "s_noise", "solver_type", "steps", "schedule", "sigma_min", "sigma_max",
     "seed", "particles", "noise"],

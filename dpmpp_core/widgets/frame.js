@@ -8,7 +8,8 @@ import { createRunner } from "./worker.js";
 
 // Makes a figure in `el`, and returns it.
 //
-//   answer    what computes its numbers, and `module`, the one that exports it: see runs.js
+//   answer    what computes its numbers, and `module`, the one that exports it: see runs.js;
+//             `apart`: if an answer is arrays that hold particle after particle
 //   label     what a reader hears it called
 //   run       the settings from which its numbers are computed; `rest`: those that only change how
 //             they are drawn
@@ -28,7 +29,7 @@ import { createRunner } from "./worker.js";
 //     pause     ends what moves by itself; `stop`: ends what would outlast the figure
 //     more      what else the tests may read; `busy`: () => if it is still at work
 export function createFigure({ model, el, textOf }, spec) {
-  const { module, answer, label, run, rest = [], colours, className = "", view } = spec;
+  const { module, answer, apart, label, run, rest = [], colours, className = "", view } = spec;
   const state = createState(model, [...run, ...rest]);
   const { kernel, name, get, set, limits, settings, initial } = state;
   const say = text => { said.textContent = text; };
@@ -63,7 +64,7 @@ export function createFigure({ model, el, textOf }, spec) {
   let stale = true, unpainted = true, inks, result, painted = 0;
   let told; // the kernel's answer that was last taken: a new setting is not yet a new answer
   const timing = { run: 0, draw: 0, at: 0 };
-  const runner = kernel ? null : createRunner({ module, answer }, textOf, found => {
+  const runner = kernel ? null : createRunner({ module, answer, apart }, textOf, found => {
     take(found);
     loop.now();
   });

@@ -3,19 +3,26 @@
 // A worker needs the text of its program. `textOf(name)` gives that of a module with all it needs,
 // as a classic script that leaves the exports in `made[name]` (sphinx_ext/live_figures.js).
 
+const PART = 500; // particles that are worth a worker of their own
+const MOST = 4; // workers
+
 // Puts questions { settings, data } to `answer`, which the module of that name exports: see runs.js.
 // One question is under way at a time; of those asked meanwhile the newest waits, and the others are
-// forgotten. `answered` is called with each reply. The worker is made for the first question. Where
-// there is none, the answers come from here.
-export function createRunner({ module, answer }, textOf, answered) {
-  const keep = {};
-  let worker, running = null, waiting = null;
+// forgotten. `answered` is called with each reply. Workers are made when they are first needed: one,
+// or, where `apart` says that each array of an answer holds particle after particle, one for each
+// part of many. Where there is none, the answers come from here.
+export function createRunner({ module, answer, apart = false }, textOf, answered) {
+  const keep = {}, workers = [];
+  let running = null, waiting = null, alone = false, parts, missing, program;
 
   function begin(question) {
     running = question;
-    worker ??= startWorker();
-    if (worker) worker.postMessage(question);
-    else setTimeout(finish, 0, null);
+    const questions = apart ? split(question) : [question];
+    parts = [];
+    missing = questions.length;
+    while (!alone && workers.length < missing) startWorker(workers.length);
+    if (alone) setTimeout(finish, 0, null);
+    else questions.forEach((part, i) => workers[i].postMessage(part));
   }
 
   function finish(found) {
@@ -23,25 +30,38 @@ export function createRunner({ module, answer }, textOf, answered) {
     if (!question) return; // stopped
     const next = waiting, told = found ?? reply(answer, question, keep);
     running = waiting = null;
-    if (next) begin(next); // before the picture: the worker is not to wait for that
+    if (next) begin(next); // before the picture: the workers are not to wait for that
     answered(told);
   }
 
-  function startWorker() {
+  function startWorker(i) {
     try {
-      const text = `${textOf(module)}\n(${serve})(made.${module}.answer, ${reply});`;
-      const made = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
-      made.onmessage = ({ data }) => finish(data);
+      program ??= URL.createObjectURL(new Blob(
+        [`${textOf(module)}\n(${serve})(made.${module}.answer, ${reply});`],
+        { type: "text/javascript" }));
+      const made = new Worker(program);
+      made.onmessage = ({ data }) => {
+        if (alone) return;
+        parts[i] = data;
+        missing -= 1;
+        if (!missing) finish(join(parts, running));
+      };
       // A page may be forbidden workers, and may learn of it late.
       made.onerror = event => {
         event.preventDefault();
-        worker = false;
+        if (alone) return;
+        dismiss();
         finish(null);
       };
-      return made;
+      workers.push(made);
     } catch {
-      return false;
+      dismiss();
     }
+  }
+
+  function dismiss() {
+    alone = true;
+    for (const worker of workers.splice(0)) worker.terminate();
   }
 
   return {
@@ -52,10 +72,41 @@ export function createRunner({ module, answer }, textOf, answered) {
     get busy() { return running !== null; },
     stop() {
       running = waiting = null;
-      if (worker) worker.terminate();
-      worker = false;
+      dismiss();
     },
   };
+}
+
+// The question for each part of the particles: sample i of a seed is sample 0 of the seed + i.
+function split({ settings, data }) {
+  const { seed, particles } = settings;
+  const most = Math.min(MOST, navigator.hardwareConcurrency);
+  const count = Math.max(1, Math.min(most, Math.floor(particles / PART)));
+  const edges = Array.from({ length: count + 1 }, (_, j) => Math.round(j * particles / count));
+  return edges.slice(1).map((end, j) =>
+    ({ settings: { ...settings, seed: seed + edges[j], particles: end - edges[j] }, data }));
+}
+
+// The whole answer: arrays one behind the other, and the time of the slowest part.
+function join(parts, { settings }) {
+  const trouble = parts.find(part => part.trouble);
+  if (trouble || parts.length === 1) return { ...(trouble ?? parts[0]), settings };
+  const whole = { ...parts[0], settings, time: Math.max(...parts.map(part => part.time)) };
+  for (const [name, arrays] of Object.entries(whole)) {
+    if (!ArrayBuffer.isView(arrays[0])) continue;
+    whole[name] = arrays.map((_, k) => behind(parts.map(part => part[name][k])));
+  }
+  return whole;
+}
+
+function behind(arrays) {
+  const out = new Float64Array(arrays.reduce((length, array) => length + array.length, 0));
+  let at = 0;
+  for (const array of arrays) {
+    out.set(array, at);
+    at += array.length;
+  }
+  return out;
 }
 
 // The texts of these two functions are a part of the worker's program.
