@@ -42,7 +42,9 @@ $(VENV)/.made: tools/pick_python.sh
 	&& "$$python" -m venv --clear $(VENV)
 	@touch $@
 
-# Not compiled: Python does that with what it imports, and pip would with all, for a minute.
+# Not compiled: Python does that with what it imports, and pip would with all, for a minute. Python
+# keeps it, even where the environment asks it not to: each chapter would compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --no-compile
 
 $(VENV)/.book-ready: $(VENV)/.made requirements.txt pyproject.toml tools/jupyterlab_overrides.json
