@@ -57,7 +57,7 @@ def pages(book: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def few_listings(book: Path, pages: list[str]) -> list[str]:
-    """The pages, but of the listings, which are all of one form and long, only the shortest."""
+    """The pages, but of the listings only the shortest: a test below says that they are alike."""
     listings = [name for name in pages if name.startswith("source/")]
     shortest = min(listings, key=lambda name: (book / name).stat().st_size)
     return [shortest, *(name for name in pages if name not in listings)]
@@ -185,13 +185,11 @@ def visits(
     browser: Browser,
     book: Path,
     address: str,
-    pages: list[str],
     few_listings: list[str],
 ) -> list[Visit]:
     """One look at every page; the tests below read what was seen."""
-    if request.param == "http":
-        return [visit(browser, address, name) for name in pages]
-    return [visit(browser, book.as_uri() + "/", name) for name in few_listings]
+    base = address if request.param == "http" else book.as_uri() + "/"
+    return [visit(browser, base, name) for name in few_listings]
 
 
 # --- in the browser
@@ -378,6 +376,23 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 
 # --- in the files
+
+
+def test_listings_differ_in_their_lines_alone(soups: dict[str, BeautifulSoup]) -> None:
+    """What they load, but for what quotes say, such as their names; and the form of the text."""
+    forms = {}
+    for name, soup in soups.items():
+        if not name.startswith("source/"):
+            continue
+        loaded = tuple(
+            (tag.get("src"), tag.get("href"), re.sub(r"'[^']*'|\"[^\"]*\"", "", tag.get_text()))
+            for tag in soup.select("script, link[rel=stylesheet]")
+        )
+        text = {(tag.name, *tag.get("class", [])) for tag in soup.select("article *:not(pre *)")}
+        forms[name] = (re.sub(r"(\.\./)+", "", str(loaded)), text)
+    assert len(forms) > 20
+    first = next(iter(forms.values()))
+    assert [name for name, form in forms.items() if form != first] == []
 
 
 def test_every_link_anchor_and_picture_inside_the_book_is_there(
