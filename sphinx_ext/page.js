@@ -163,25 +163,31 @@
   // Each can be reached until the browser has laid it out, which it does when the reader comes near:
   // to measure them all at once would keep a phone busy. Then only those that scroll can. Another
   // width starts again: what was measured may be out of sight by then, and is not laid out.
+  const content = one("#main-content") ?? document.body;
   const boxes = all(
     "pre, div.math mjx-container, .cell_output, .cell_output figure, .cell_output > .output, "
       + ".pst-scrollable-table-container",
-    one("#main-content") ?? document,
+    content,
   );
-  const sizes = new ResizeObserver(changes => changes.forEach(({ target: box }) => {
-    if (!box.clientWidth || box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
-  }));
+  const sizes = new ResizeObserver(changes => {
+    // All are measured before any is changed: each change would have the page laid out again.
+    const fit = changes.map(({ target: box }) =>
+      box.clientWidth && box.scrollWidth <= box.clientWidth + 1);
+    changes.forEach(({ target: box }, i) => {
+      if (fit[i]) box.removeAttribute("tabindex");
+      else box.tabIndex = 0;
+    });
+  });
+  // Of the page's own box, too, the observer is told when it is laid out: to ask for a width sooner
+  // would have that done twice.
   let width;
-  const measure = () => {
-    if (width === innerWidth) return; // a phone's bar comes and goes
-    width = innerWidth;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (width === contentRect.width) return;
+    width = contentRect.width;
     sizes.disconnect();
     for (const box of boxes) {
       box.tabIndex = 0;
       sizes.observe(box);
     }
-  };
-  measure();
-  addEventListener("resize", measure);
+  }).observe(content);
 })();
